@@ -1,0 +1,50 @@
+# Sourced by the other scripts, which start in any folder: finds Python, makes .venv, installs requirements.
+# shellcheck shell=bash
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$ROOT/.venv"
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# The first interpreter that is new enough; a name that exists may still not run (pyenv's shims, Windows' store stub).
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+    [ -n "$candidate" ] || continue
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "no Python 3.11 or newer was found: install one, or name it: PYTHON=/path/to/python3.11 bash $0"
+}
+
+make_environment() {
+  if [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    return
+  fi
+  local python
+  python="$(find_python)" || exit
+  echo "Making $VENV with $("$python" --version)"
+  "$python" -m venv --clear "$VENV" >/dev/null 2>&1 ||
+    fail "'$python -m venv' failed: install the venv module (Debian, Ubuntu: apt-get install python3-venv), free disk" \
+      "space, or name another Python: PYTHON=/path/to/python3.11 bash $0"
+}
+
+# Installs a requirements file unless the same text is already installed.
+install_requirements() {
+  local file="$1" stamp="$VENV/$1.sha256" digest
+  digest="$(cd "$ROOT" && cat requirements*.txt | "$VENV/bin/python" -c \
+    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$digest" ]; then
+    return
+  fi
+  echo "Installing $file into $VENV (minutes, the first time)"
+  # Bytecode of what is used is compiled at its first import; compiling all of it takes longer than the downloads.
+  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-compile -r "$ROOT/$file" ||
+    fail "pip could not install $file: read its message above, check the network and the disk, and start again"
+  echo "$digest" >"$stamp"
+}
