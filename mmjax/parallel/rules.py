@@ -1,0 +1,92 @@
+"""From dimension letters to mesh axes: the only table of how arrays are split.
+
+A layer names dimensions (`spec("btf")`), never mesh axes. Two rules are told apart: parameters are *stored* split over
+`fsdp` and `tensor`, and are *used* split over `tensor` alone. Going from the one to the other is fully sharded data
+parallelism: an all-gather before the layer, a reduce-scatter of its gradient.
+"""
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
+
+from mmjax.errors import UserError
+
+BATCH_AXES = ("data", "fsdp")
+TENSOR_AXIS = "tensor"
+
+COMPUTE_RULES: dict[str, str | tuple[str, ...]] = {
+    "b": BATCH_AXES,
+    "n": TENSOR_AXIS,
+    "k": TENSOR_AXIS,
+    "f": TENSOR_AXIS,
+    "v": TENSOR_AXIS,
+}
+STORAGE_RULES: dict[str, str | tuple[str, ...]] = {**COMPUTE_RULES, "d": "fsdp"}
+
+
+def _spec(dims: str, rules: dict[str, str | tuple[str, ...]]) -> PartitionSpec:
+    return PartitionSpec(*(rules.get(letter) for letter in dims))
+
+
+def spec(dims: str) -> PartitionSpec | None:
+    """The compute spec of an array with dimensions `dims`, for `out_sharding`; None where no mesh is set.
+
+    Without a mesh a module is plain single-device JAX, so that a layer can be tried at a prompt.
+
+    Raises:
+        ValueError: two of the letters ask for the same mesh axis.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    _refuse_collision(dims)
+    return _spec(dims, COMPUTE_RULES)
+
+
+def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """The spec under which a parameter of `shape` is stored and updated.
+
+    A width that `fsdp` does not divide is stored whole: that costs memory and is never wrong. What `tensor` does not
+    divide would change the computation, and is refused.
+
+    Raises:
+        UserError: a dimension does not divide by the `tensor` axis.
+    """
+    entries = []
+    for letter, size in zip(dims, shape, strict=True):
+        axis = STORAGE_RULES.get(letter)
+        if axis == TENSOR_AXIS and size % mesh.shape[TENSOR_AXIS]:
+            raise UserError(tensor_error(letter, size, mesh.shape[TENSOR_AXIS]))
+        entries.append(None if axis == "fsdp" and size % mesh.shape["fsdp"] else axis)
+    return PartitionSpec(*entries)
+
+
+def tensor_error(letter: str, size: int, tensor: int) -> str:
+    """The line that says which sizes of `mesh.tensor` would work for `size` heads or features."""
+    name = {"n": "attention heads", "k": "key-value heads", "f": "feed-forward features", "v": "vocabulary rows"}[letter]
+    works = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+    return f"mesh.tensor = {tensor} does not divide {size} {name}: set mesh.tensor to one of {works}"
+
+
+def gather(value: jax.Array, dims: str) -> jax.Array:
+    """A stored parameter as the computation wants it: whole over `fsdp`, still split over `tensor`."""
+    compute_spec = spec(dims)
+    return value if compute_spec is None else reshard(value, compute_spec)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Rows over `data` and `fsdp`, everything else whole; it fits every array of a batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_divisor(mesh: jax.sharding.Mesh) -> int:
+    """How many ways the batch is split: its size must be a multiple of this."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _refuse_collision(dims: str) -> None:
+    axes = [COMPUTE_RULES[letter] for letter in dims if letter in COMPUTE_RULES]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"dimensions {dims!r} map two letters to one mesh axis; see COMPUTE_RULES")
