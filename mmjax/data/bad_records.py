@@ -1,0 +1,61 @@
+"""The log of records that could not be used, and the limit on their share."""
+
+import json
+import threading
+from pathlib import Path
+
+from mmjax.errors import UserError
+
+# Below this many records a share means nothing: one bad record among the first three is no reason to stop.
+MIN_RECORDS_SEEN = 100
+
+
+class BadRecords:
+    """Counts and lists bad records; safe to use from many loader threads.
+
+    Attributes:
+      total: records in the source.
+      max_share: share of bad records past which `bad` raises UserError.
+      path: JSON-lines file that each bad record is appended to, once; None writes no file.
+    """
+
+    def __init__(self, total: int, max_share: float, path: Path | None = None):
+        self.total, self.max_share, self.path = total, max_share, path
+        self._seen = 0
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Number of different bad records so far."""
+        return len(self._bad)
+
+    def good(self) -> None:
+        """Notes that a record was used."""
+        with self._lock:
+            self._seen += 1
+
+    def bad(self, index: int, name: str, reason: str) -> None:
+        """Notes that record `index` could not be used; raises UserError when too many could not."""
+        with self._lock:
+            self._seen += 1
+            if index not in self._bad:
+                self._bad[index] = f"{name}: {reason}"
+                self._write(index, name, reason)
+            self._check()
+
+    def _write(self, index: int, name: str, reason: str) -> None:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"index": index, "name": name, "reason": reason}, ensure_ascii=False) + "\n")
+
+    def _check(self) -> None:
+        # An epoch shows every record once, so what was seen more often than `total` was seen again.
+        seen = min(self._seen, self.total)
+        share = len(self._bad) / seen
+        if seen >= min(MIN_RECORDS_SEEN, self.total) and share > self.max_share:
+            last = next(reversed(self._bad.values()))
+            raise UserError(
+                f"{len(self._bad)} of the {seen} records seen are bad, more than data.max_bad_share="
+                f"{self.max_share:g} (the last one: {last}): repair the data or raise the limit"
+            )

@@ -1,0 +1,42 @@
+"""The settings of the data pipeline."""
+
+from dataclasses import dataclass, field
+
+from mmjax.data.augment import AugmentConfig
+from mmjax.data.captions import CaptionConfig
+from mmjax.data.preprocess import PreprocessConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to read, and how to make batches of it.
+
+    Attributes:
+      source: "emoji", "imagefolder:DIR" or "tfds:DIR".
+      split: name or TFDS expression of the split to train on.
+      batch_size: examples of a global batch, over all processes.
+      text_len: tokens of a text, its end token included; longer texts are cut.
+      tokenizer: "emoji" (the shipped one), a folder, or a Hugging Face hub name.
+      locale: language of the emoji captions.
+      image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder.
+      num_threads: threads that read and decode; 0 does it in the calling thread.
+      prefetch: batches prepared ahead.
+      cache_bytes: memory for decoded images, so that a small data set is decoded once.
+      max_bad_share: share of records that cannot be used past which the run stops.
+    """
+
+    source: str = "emoji"
+    split: str = "train"
+    batch_size: int = 256
+    text_len: int = 16
+    tokenizer: str = "emoji"
+    locale: str = "en"
+    image_key: str = "image"
+    text_key: str = "text"
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    num_threads: int = 4
+    prefetch: int = 2
+    cache_bytes: int = 256 * 2**20
+    max_bad_share: float = 0.01

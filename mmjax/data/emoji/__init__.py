@@ -1,0 +1,1 @@
+"""The embedded data set: emoji concepts drawn by three vendors, captioned in many languages."""

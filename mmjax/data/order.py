@@ -1,0 +1,35 @@
+"""The order of the data: which record is read at which position of a run."""
+
+from functools import lru_cache
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+# Rounds of the block cipher that permutes the indices; grain takes an even number from 4.
+SHUFFLE_ROUNDS = 4
+
+
+def record_index(seed: int, position: int, num_records: int) -> int:
+    """Returns the record at `position` (step * batch_size + row) of the run: a pure function, so resuming is counting.
+
+    Positions [k * num_records, (k + 1) * num_records) are epoch k, a permutation of the records of its own. An epoch
+    need not end with a batch: the next one follows on in the same batch, and no record is skipped.
+    """
+    epoch, place = divmod(position, num_records)
+    return int(index_shuffle(place, num_records - 1, _epoch_seed(seed, epoch), SHUFFLE_ROUNDS))
+
+
+@lru_cache(maxsize=16)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def process_rows(batch_size: int, process_index: int, process_count: int) -> range:
+    """Returns the rows [p b / P, (p + 1) b / P) of every batch that one process reads.
+
+    Raises ValueError when the batch does not divide by the number of processes.
+    """
+    if batch_size % process_count:
+        raise ValueError(f"batch of {batch_size} rows does not divide by {process_count} processes")
+    rows = batch_size // process_count
+    return range(process_index * rows, (process_index + 1) * rows)

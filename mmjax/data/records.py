@@ -1,0 +1,62 @@
+"""One image-text pair, what a source of them is, and what a bad one raises."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its captions.
+
+    Attributes:
+      image: encoded bytes (any format that Pillow reads), or uint8 (height, width, 3).
+      captions: the main caption first, then others that also fit the image (for emoji: the label, then its tags).
+      class_name: what zero-shot classification should answer, where the source knows it.
+      name: where the record comes from, for messages.
+    """
+
+    image: bytes | np.ndarray
+    captions: tuple[str, ...]
+    class_name: str | None
+    name: str
+
+    @property
+    def id(self) -> int:
+        """Non-negative int32, equal for equal main captions: records of equal id are positives of each other."""
+        return caption_id(self.captions[0])
+
+
+class BadRecord(Exception):
+    """A record that cannot be used (no such file, broken image, no caption): its row gets weight 0."""
+
+
+class Source(Protocol):
+    """Records by index, the same record for the same index in every process and every run."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns record `index`, 0 <= index < len(self).
+
+        Raises BadRecord when it cannot be used, IndexError when there is none.
+        """
+        ...
+
+
+def caption_id(caption: str) -> int:
+    """Returns a hash of the caption in [0, 2^31), the same in every process; case and outer spaces are ignored.
+
+    Two different captions of a batch of n share an id with probability about n^2 / 2^32.
+    """
+    digest = hashlib.blake2b(caption.strip().casefold().encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def require_caption(caption: object) -> str:
+    """Returns the caption; raises BadRecord when it is not a text with something in it."""
+    if not isinstance(caption, str) or not caption.strip():
+        raise BadRecord(f"its caption is {caption!r}, not a text")
+    return caption

@@ -1,0 +1,152 @@
+"""Text to token ids: the shipped tokenizer, or any one that `transformers` can load."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from mmjax.errors import UserError
+
+SHIPPED_FOLDER = Path(__file__).parent / "emoji" / "tokenizer"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns texts into fixed-length ids; make one with `Tokenizer.load`.
+
+    Attributes:
+      spec: what it was loaded from: "emoji", a folder, or a hub name.
+      vocab_size: one more than the largest id it can emit, so the rows that an embedding table needs.
+      pad_id: id on the right of shorter texts.
+      eos_id: last id of every text, also of a truncated one: the place whose state is pooled.
+      encode: texts to lists of ids of any length, special tokens included.
+      decode: ids to text, special tokens left out.
+      save: writes a folder that `transformers.AutoTokenizer` loads.
+      identity: everything that decides the ids, serialised (see `fingerprint`).
+    """
+
+    spec: str
+    vocab_size: int
+    pad_id: int
+    eos_id: int
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    decode: Callable[[Sequence[int]], str]
+    save: Callable[[Path], object]
+    identity: str
+
+    @staticmethod
+    def load(spec: str) -> "Tokenizer":
+        """Returns the tokenizer named "emoji" (the shipped one), or one from a local folder or a hub name.
+
+        Raises UserError when transformers cannot load `spec`, or when it has no token to end a text with.
+        """
+        return _load_shipped(spec) if spec == "emoji" else _load_transformers(spec)
+
+    def __call__(self, texts: Sequence[str], text_len: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (text_ids int32, text_mask bool), both (len(texts), text_len).
+
+        The mask is True on a text's tokens, its end token included, and False on padding. A text longer than
+        text_len is cut, and its last id is still eos_id.
+        """
+        text_ids = np.full((len(texts), text_len), self.pad_id, np.int32)
+        text_mask = np.zeros((len(texts), text_len), bool)
+        for row, ids in enumerate(self.encode(texts)):
+            fitted = self._fit(ids, text_len)
+            text_ids[row, : len(fitted)] = fitted
+            text_mask[row, : len(fitted)] = True
+        return text_ids, text_mask
+
+    def _fit(self, ids: list[int], text_len: int) -> list[int]:
+        if ids and ids[-1] == self.eos_id and len(ids) <= text_len:
+            return ids
+        return [*ids[: text_len - 1], self.eos_id]
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 over vocabulary, merges, normaliser, pre-tokeniser and special tokens.
+
+        Equal fingerprints give equal ids for every text; saved with a run, it turns a later mismatch into an error.
+        """
+        return hashlib.sha256(self.identity.encode()).hexdigest()
+
+
+def _load_shipped(spec: str) -> Tokenizer:
+    # Straight from its JSON: importing transformers takes seconds, and the quickstart has no use for it.
+    backend = tokenizers.Tokenizer.from_file(str(SHIPPED_FOLDER / "tokenizer.json"))
+    config = json.loads((SHIPPED_FOLDER / "tokenizer_config.json").read_text())
+    vocab = backend.get_vocab(with_added_tokens=True)
+    pad_id, eos_id = vocab[config["pad_token"]], vocab[config["eos_token"]]
+    return _from_backend(spec, backend, pad_id, eos_id, _save_shipped)
+
+
+def _save_shipped(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(SHIPPED_FOLDER.iterdir()):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def _load_transformers(spec: str) -> Tokenizer:
+    from transformers import AutoTokenizer  # Here, because it takes seconds to import.
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(spec)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"data.tokenizer={spec!r} cannot be loaded ({reason}): give 'emoji', a folder that "
+            "save_pretrained wrote, or a hub name that this machine can reach"
+        ) from error
+    pad_id, eos_id = _special_ids(spec, loaded)
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is not None:
+        return _from_backend(spec, backend, pad_id, eos_id, loaded.save_pretrained)
+    return _from_python(spec, loaded, pad_id, eos_id)
+
+
+def _special_ids(spec: str, loaded: Any) -> tuple[int, int]:
+    # BERT's tokenizer ends a text with its separator; GPT-2's has no padding token, and the mask hides what is there.
+    eos_id = loaded.sep_token_id if loaded.eos_token_id is None else loaded.eos_token_id
+    if eos_id is None:
+        raise UserError(
+            f"data.tokenizer={spec!r} has neither an eos nor a sep token to end a text with: add one and "
+            "save the tokenizer again"
+        )
+    return (eos_id if loaded.pad_token_id is None else loaded.pad_token_id), eos_id
+
+
+def _from_backend(
+    spec: str, backend: tokenizers.Tokenizer, pad_id: int, eos_id: int, save: Callable[[Path], object]
+) -> Tokenizer:
+    backend.no_truncation()  # Both may be set in the file, and would hide from us how long a text is.
+    backend.no_padding()
+    state = {"tokenizer": json.loads(backend.to_str()), "pad_id": pad_id, "eos_id": eos_id}
+    return Tokenizer(
+        spec=spec,
+        vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
+        pad_id=pad_id,
+        eos_id=eos_id,
+        encode=lambda texts: [encoding.ids for encoding in backend.encode_batch_fast(list(texts))],
+        decode=lambda ids: backend.decode(list(ids)).strip(),
+        save=save,
+        identity=json.dumps(state, sort_keys=True),
+    )
+
+
+def _from_python(spec: str, loaded: Any, pad_id: int, eos_id: int) -> Tokenizer:
+    # Tokenizers written in Python have no serialised pipeline; class, settings and vocabulary are what can be told.
+    vocab = loaded.get_vocab()
+    state = {"class": type(loaded).__name__, "settings": loaded.init_kwargs, "vocab": vocab}
+    return Tokenizer(
+        spec=spec,
+        vocab_size=max(vocab.values()) + 1,
+        pad_id=pad_id,
+        eos_id=eos_id,
+        encode=lambda texts: loaded(list(texts))["input_ids"],
+        decode=lambda ids: loaded.decode(list(ids), skip_special_tokens=True),
+        save=loaded.save_pretrained,
+        identity=json.dumps({**state, "pad_id": pad_id, "eos_id": eos_id}, sort_keys=True, default=str),
+    )

@@ -1,0 +1,157 @@
+"""Batches: a pure function of (seed, step), the same over processes and threads; bad records keep their rows."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmjax.data.augment import AugmentConfig
+from mmjax.data.bad_records import BadRecords
+from mmjax.data.captions import CaptionConfig
+from mmjax.data.config import DataConfig
+from mmjax.data.loader import eval_batches, train_batches
+from mmjax.data.order import record_index
+from mmjax.data.preprocess import PreprocessConfig, preprocess
+from mmjax.data.records import BadRecord, Record, caption_id
+from mmjax.data.sources import open_source
+from mmjax.data.tokenizer import Tokenizer
+from mmjax.errors import UserError
+from mmjax.types import HostBatch
+from tests.data.tiny_sources import MemorySource
+
+CONFIG = DataConfig(
+    batch_size=8,
+    text_len=6,
+    preprocess=PreprocessConfig(image_size=8),
+    augment=AugmentConfig(rotate_degrees=20.0, hue_degrees=20.0, erase_rate=0.5),
+    captions=CaptionConfig(style="tags"),
+    num_threads=2,
+)
+TOKENIZER = Tokenizer.load("emoji")
+
+
+def train(
+    config: DataConfig = CONFIG, source=None, start_step: int = 0, num_steps: int = 6, **options
+) -> list[HostBatch]:
+    source = source or MemorySource(20)
+    return list(train_batches(config, source, TOKENIZER, seed=7, start_step=start_step, num_steps=num_steps, **options))
+
+
+def assert_equal(batches: list[HostBatch], others: list[HostBatch]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_shapes_and_types() -> None:
+    batch = train(num_steps=1)[0]
+    assert {name: (rows.shape, str(rows.dtype)) for name, rows in batch.items()} == {
+        "image": ((8, 8, 8, 3), "uint8"),
+        "text_ids": ((8, 6), "int32"),
+        "text_mask": ((8, 6), "bool"),
+        "ids": ((8,), "int32"),
+        "weights": ((8,), "float32"),
+    }
+
+
+@pytest.mark.parametrize("change", [{"num_threads": 0}, {"num_threads": 5, "prefetch": 7}, {"cache_bytes": 0}])
+def test_threads_and_cache_change_nothing(change: dict) -> None:
+    assert_equal(train(), train(replace(CONFIG, **change)))
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_resumed_equals_uninterrupted_on_any_number_of_processes(process_count: int) -> None:
+    whole = train()[3:]
+    parts = [train(start_step=3, process_index=index, process_count=process_count) for index in range(process_count)]
+    joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in whole[0]} for step in range(3)]
+    assert_equal(whole, joined)
+
+
+def test_a_process_reads_its_own_rows_only() -> None:
+    read = set()
+
+    class Watched(MemorySource):
+        def __getitem__(self, index: int) -> Record:
+            read.add(index)
+            return super().__getitem__(index)
+
+    train(source=Watched(1000), num_steps=2, process_index=1, process_count=2)
+    assert read == {record_index(7, step * 8 + row, 1000) for step in range(2) for row in range(4, 8)}
+
+
+def test_an_epoch_shows_each_record_once_and_augments_it_anew() -> None:
+    batches = train(num_steps=5)
+    ids = np.concatenate([batch["ids"] for batch in batches]).reshape(2, 20)
+    for epoch in ids:
+        assert sorted(epoch) == sorted(caption_id(f"thing {index}") for index in range(20))
+    images = np.concatenate([batch["image"] for batch in batches]).reshape(2, 20, -1)
+    again = [images[1][list(ids[1]).index(one)] for one in ids[0]]
+    assert not any(np.array_equal(first, second) for first, second in zip(images[0], again, strict=True))
+
+
+def test_photos_are_cropped_from_the_original() -> None:
+    config = replace(CONFIG, augment=AugmentConfig(crop_area=(0.2, 0.5)))
+    assert_equal(train(config), train(replace(config, cache_bytes=0)))
+    assert train(config, num_steps=1)[0]["image"].shape == (8, 8, 8, 3)
+
+
+def test_bad_records_keep_their_rows(tmp_path: Path) -> None:
+    log = BadRecords(20, max_share=0.2, path=tmp_path / "bad_records.jsonl")
+    good = train()
+    batches = train(source=MemorySource(20, missing=[4], broken=[11]), bad_records=log)
+    bad_ids = [caption_id(f"thing {index}") for index in (4, 11)]
+    for batch, reference in zip(batches, good, strict=True):
+        bad = np.isin(reference["ids"], bad_ids)
+        np.testing.assert_array_equal(batch["weights"], np.where(bad, 0.0, 1.0))
+        for name in ("image", "text_ids", "ids"):
+            np.testing.assert_array_equal(batch[name][~bad], reference[name][~bad])
+        assert not batch["image"][bad].any()
+        assert (batch["text_mask"][bad].sum(axis=1) == 1).all()
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert sorted(line["index"] for line in lines) == [4, 11]
+    assert {line["index"]: line["reason"] for line in lines}[4] == "no such file"
+    assert log.count == 2
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_too_many_bad_records_stop_the_caller(num_threads: int) -> None:
+    source = MemorySource(20, missing=[0, 1, 2])
+    with pytest.raises(
+        UserError, match=r"of the \d+ records seen are bad, more than data.max_bad_share=0.01 .*no such file"
+    ):
+        train(replace(CONFIG, num_threads=num_threads), source, num_steps=50)
+
+
+def test_a_bug_in_a_source_is_not_hidden() -> None:
+    class Buggy(MemorySource):
+        def __getitem__(self, index: int) -> Record:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(source=Buggy(20))
+
+
+def test_evaluation_is_in_order_and_padded_with_weight_0() -> None:
+    source = MemorySource(10)
+    batches = list(eval_batches(CONFIG, source, TOKENIZER, batch_size=4))
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert joined["weights"].tolist() == [1.0] * 10 + [0.0] * 2
+    assert joined["ids"].tolist() == [caption_id(f"thing {index}") for index in range(10)] + [-1, -1]
+    np.testing.assert_array_equal(joined["image"][3], preprocess(source.images[3], CONFIG.preprocess))
+    parts = [
+        list(eval_batches(CONFIG, source, TOKENIZER, batch_size=4, process_index=index, process_count=2))
+        for index in range(2)
+    ]
+    assert_equal(batches, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)])
+
+
+def test_an_image_folder_with_bad_lines_trains_through(image_folder: Path) -> None:
+    source = open_source(f"imagefolder:{image_folder}", "train")
+    config = replace(CONFIG, batch_size=12, max_bad_share=0.5)
+    batch = train(config, source, num_steps=1)[0]
+    assert batch["weights"].sum() == 8
+    with pytest.raises(BadRecord):
+        source[3]

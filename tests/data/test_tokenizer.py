@@ -1,0 +1,90 @@
+"""The shipped tokenizer, its fingerprint, and the same through transformers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmjax.data.emoji import build_tokenizer
+from mmjax.data.tokenizer import SHIPPED_FOLDER, Tokenizer
+from mmjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load("emoji")
+
+
+@pytest.mark.parametrize("text", ["grinning face", "flag: côte d'ivoire", "笑得满地打滚", "ใบหน้า", "1st 🤖 50%"])
+def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    text_ids, _ = tokenizer([text], 64)
+    assert tokenizer.decode(text_ids[0]) == text
+
+
+def test_case_width_and_apostrophe_do_not_matter(tokenizer: Tokenizer) -> None:
+    text_ids, _ = tokenizer(["Woman’s BOOT", "woman's ｂｏｏｔ"], 8)
+    np.testing.assert_array_equal(text_ids[0], text_ids[1])
+
+
+def test_ids_are_padded_on_the_right_and_end_with_eos(tokenizer: Tokenizer) -> None:
+    text_ids, text_mask = tokenizer(["rose", "a much longer caption than fits", ""], 5)
+    assert text_ids.dtype == np.int32
+    assert text_mask.tolist() == [[True, True, False, False, False], [True] * 5, [True] + [False] * 4]
+    assert text_ids[0, 1:].tolist() == [tokenizer.eos_id] + [tokenizer.pad_id] * 3
+    assert text_ids[1, -1] == tokenizer.eos_id
+    assert text_ids[2, 0] == tokenizer.eos_id
+    assert (tokenizer.pad_id, tokenizer.vocab_size) == (0, 8192)
+
+
+def test_english_words_are_mostly_whole(tokenizer: Tokenizer) -> None:
+    captions = json.loads((build_tokenizer.HERE / "captions" / "en.json").read_text(encoding="utf-8"))
+    words = {word for label, _ in captions.values() for word in label.lower().split() if word.isalpha()}
+    assert np.mean([len(ids) == 2 for ids in tokenizer.encode(sorted(words))]) > 0.85
+
+
+def test_transformers_loads_the_shipped_folder_with_equal_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.load(str(tmp_path))
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    texts = ["waving hand", "Ångström 东京"]
+    for ours, theirs in zip(tokenizer(texts, 12), loaded(texts, 12), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(str(tmp_path / "again")).fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize("part", ["vocab", "merges", "normalizer", "pre_tokenizer"])
+def test_every_part_changes_the_fingerprint(tokenizer: Tokenizer, tmp_path: Path, part: str) -> None:
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    _change(state, part)
+    path.write_text(json.dumps(state), encoding="utf-8")
+    assert Tokenizer.load(str(tmp_path)).fingerprint() != tokenizer.fingerprint()
+
+
+def _change(state: dict, part: str) -> None:
+    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
+    if part == "vocab":
+        first, second = [token for token, number in vocab.items() if number in (100, 101)]
+        vocab[first], vocab[second] = vocab[second], vocab[first]
+    elif part == "merges":
+        merges[0], merges[1] = merges[1], merges[0]
+    elif part == "normalizer":
+        state["normalizer"]["normalizers"].pop()
+    else:
+        state["pre_tokenizer"]["add_prefix_space"] = False
+
+
+def test_training_is_deterministic_and_other_captions_give_another(tmp_path: Path) -> None:
+    (tmp_path / "en.json").write_text(json.dumps({"1": ["red rose", ["flower", "rose"]]}))
+    (tmp_path / "zh.json").write_text(json.dumps({"1": ["玫瑰", ["花"]]}))
+    states = [build_tokenizer.train(tmp_path, vocab_size=300).to_str() for _ in range(2)]
+    assert states[0] == states[1]
+    assert states[0] != (SHIPPED_FOLDER / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.tokenizer=.* cannot be loaded .*: give 'emoji'"):
+        Tokenizer.load(str(tmp_path / "nothing"))
