@@ -1,0 +1,90 @@
+"""Dual encoder: an image tower and a text tower that meet in one embedding space (CLIP, SigLIP)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from mmjax.errors import UserError
+from mmjax.models.text import TextConfig, TextTransformer
+from mmjax.models.vit import ViT, ViTConfig
+from mmjax.nn.linear import Linear
+from mmjax.nn.norm import l2_normalise
+from mmjax.nn.parameter import parameter
+from mmjax.types import Array, Key
+
+Projection = Literal["none", "linear", "biased"]
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """Two towers and what joins them.
+
+    embed_dim: of the shared space.
+    image_projection, text_projection: from a tower's width to `embed_dim`: "linear" has no bias, "biased" has one;
+        "none" wants the width to be `embed_dim` already.
+    log_scale: at the start; the temperature of the softmax loss is exp(-log_scale).
+    logit_bias: at the start; None where the loss has no bias (CLIP).
+    """
+
+    image: ViTConfig = field(default_factory=ViTConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    embed_dim: int = 768
+    image_projection: Projection = "none"
+    text_projection: Projection = "biased"
+    log_scale: float = math.log(10)
+    logit_bias: float | None = -10.0
+
+    def __post_init__(self):
+        for tower in ("image", "text"):
+            width, projection = getattr(self, tower).width, getattr(self, f"{tower}_projection")
+            if projection == "none" and width != self.embed_dim:
+                raise UserError(
+                    f"{tower}_projection is 'none' but {tower}.width {width} is not embed_dim {self.embed_dim}: "
+                    "make them equal or set it to 'linear'"
+                )
+
+
+class DualEncoder(nnx.Module):
+    """x = normalise(P_x image_tower(image)) and y = normalise(P_y text_tower(text)), both of length 1."""
+
+    def __init__(self, config: DualEncoderConfig, key: Key):
+        keys = jax.random.split(key, 6)
+        self.config = config
+        self.image = ViT(config.image, keys[0])
+        self.text = TextTransformer(config.text, keys[1])
+        self.image_projection = _projection(keys[2], config.image_projection, config.image.width, config.embed_dim)
+        self.text_projection = _projection(keys[3], config.text_projection, config.text.width, config.embed_dim)
+        self.log_scale = parameter(keys[4], "", (), initializers.constant(config.log_scale))
+        if config.logit_bias is None:
+            self.logit_bias = None
+        else:
+            self.logit_bias = parameter(keys[5], "", (), initializers.constant(config.logit_bias))
+
+    def encode_image(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
+        """`image_embed` float32 (b, e), of length 1, and the extras of `ViT`; `key` switches dropout on."""
+        features, extras = self.image(image, key)
+        return l2_normalise(_projected(features, self.image_projection)), extras
+
+    def encode_text(self, text_ids: Array, text_mask: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
+        """`text_embed` float32 (b, e), of length 1, and the extras of `TextTransformer`; `key` switches dropout on."""
+        features, extras = self.text(text_ids, text_mask, key)
+        return l2_normalise(_projected(features, self.text_projection)), extras
+
+    def bias(self) -> Array:
+        """What is added to every logit: the learned `logit_bias`, or 0 where the model has none."""
+        return jnp.zeros(()) if self.logit_bias is None else self.logit_bias[...]
+
+
+def _projection(key: Key, kind: Projection, width: int, embed_dim: int) -> Linear | None:
+    if kind == "none":
+        return None
+    return Linear(key, "de", (width, embed_dim), bias=kind == "biased", init=initializers.lecun_normal())
+
+
+def _projected(features: Array, projection: Linear | None) -> Array:
+    return features if projection is None else projection(features)

@@ -1,0 +1,191 @@
+"""Vision Transformer (Dosovitskiy et al., 2021), with the choices of CLIP, SigLIP and early convolutions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+
+from mmjax.errors import UserError
+from mmjax.nn import positions, stack
+from mmjax.nn.block import BlockConfig
+from mmjax.nn.dropout import drop_patches, dropout, split
+from mmjax.nn.mlp import Activation
+from mmjax.nn.norm import LayerNorm
+from mmjax.nn.parameter import parameter, weight
+from mmjax.nn.pooling import MapPool
+from mmjax.nn.stack import Remat, StackConfig
+from mmjax.nn.stem import ConvStem, PatchStem
+from mmjax.parallel import rules
+from mmjax.types import Array, Key
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """An image tower.
+
+    image_size, patch_size: in pixels; the image is square. Where the patches do not fill it, the last rows and columns
+        are left out, as in SigLIP So400m/14-384.
+    position: "learned", one row a token; "sincos2d", fixed.
+    pool: "cls" adds a class token and takes it; "mean" averages the patches; "map" attends to them.
+    norm: where a block normalises, see `BlockConfig`.
+    embedding_norm: a layer norm before the first block (CLIP's pre_layernorm).
+    final_norm: a layer norm after the last block.
+    stem: "patch", one linear map a patch; "conv", early convolutions, for which patch_size is a power of 2.
+    image_mean, image_std: what uint8 pixels, scaled to 0..1, are normalised with.
+    patch_dropout_rate: share of the patches left out in training.
+    drop_path_rate, remat, unroll: see `StackConfig`.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    mlp_dim: int = 3072
+    num_heads: int = 12
+    position: Literal["learned", "sincos2d"] = "learned"
+    pool: Literal["cls", "mean", "map"] = "map"
+    norm: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
+    embedding_norm: bool = False
+    final_norm: bool = True
+    patch_bias: bool = True
+    activation: Activation = "gelu_tanh"
+    qk_norm: bool = False
+    stem: Literal["patch", "conv"] = "patch"
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    patch_dropout_rate: float = 0.0
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if self.image_size < self.patch_size:
+            raise UserError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}: change either")
+        if self.width % self.num_heads:
+            raise UserError(f"num_heads {self.num_heads} does not divide width {self.width}: change either")
+        if self.stem == "conv" and (self.patch_size.bit_count() != 1 or self.image_size % self.patch_size):
+            raise UserError(
+                f"stem 'conv' halves the image again and again: patch_size {self.patch_size} must be a power of 2 that "
+                f"divides image_size {self.image_size}"
+            )
+        if self.position == "sincos2d" and self.width % 4:
+            raise UserError(f"position 'sincos2d' needs a width that 4 divides, not {self.width}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens in front of the patches."""
+        return 1 if self.pool == "cls" else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that the stack sees when no patch is dropped."""
+        return self.num_prefix + self.grid[0] * self.grid[1]
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(
+            width=self.width,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            activation=self.activation,
+            norm=self.norm,
+            norm_eps=self.norm_eps,
+            qk_norm=self.qk_norm,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+        )
+
+    @property
+    def stack(self) -> StackConfig:
+        return StackConfig(self.depth, self.drop_path_rate, self.remat, self.unroll)
+
+
+class ViT(nnx.Module):
+    """pool(norm(blocks(stem(image) + positions)))."""
+
+    def __init__(self, config: ViTConfig, key: Key):
+        keys = jax.random.split(key, 7)
+        width, eps = config.width, config.norm_eps
+        self.config = config
+        self.stem = _stem(config, keys[0])
+        if config.pool == "cls":
+            self.class_token = parameter(keys[1], "d", (width,), initializers.normal(width**-0.5))
+        if config.position == "learned":
+            self.positions = parameter(keys[2], "pd", (config.num_tokens, width), initializers.normal(width**-0.5))
+        self.embedding_norm = LayerNorm(keys[3], width, eps=eps) if config.embedding_norm else None
+        self.blocks = stack.stacked(config.block, config.depth, keys[4])
+        self.final_norm = LayerNorm(keys[5], width, eps=eps) if config.final_norm else None
+        if config.pool == "map":
+            self.pool = MapPool(
+                keys[6], width, config.num_heads, config.mlp_dim, activation=config.activation, norm_eps=eps
+            )
+
+    def __call__(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
+        """The features (b, d) of images (b, y, x, 3): uint8 pixels, or floats that are normalised already.
+
+        `key` switches dropout on. Extras: `tokens` (b, t, d), normalised, class token first; `features`.
+        """
+        patch_key, dropout_key, stack_key = split(key, 3)
+        x = self._embed(image, patch_key)
+        x = dropout(x, self.config.dropout_rate, dropout_key, "btd")
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        x = stack.run(self.blocks, self.config.stack, x, key=stack_key)
+        tokens = x if self.final_norm is None else self.final_norm(x)
+        features = self._pool(tokens)
+        return features, {"tokens": tokens, "features": features}
+
+    def _embed(self, image: Array, key: Key | None) -> Array:
+        table = self._position_table()
+        patches = self.stem(normalised(image, self.config)) + table[self.config.num_prefix :]
+        patches = drop_patches(patches, self.config.patch_dropout_rate, key)
+        if self.config.pool != "cls":
+            return patches
+        token = weight(self.class_token, patches.dtype) + table[0]
+        shape = (patches.shape[0], 1, patches.shape[2])
+        return jnp.concatenate([jnp.broadcast_to(token, shape, out_sharding=rules.spec("btd")), patches], axis=1)
+
+    def _position_table(self) -> Array:
+        if self.config.position == "learned":
+            return weight(self.positions, self.config.compute_dtype)
+        table = positions.sincos_2d(self.config.grid, self.config.width)
+        return jnp.asarray(np.pad(table, ((self.config.num_prefix, 0), (0, 0))), self.config.compute_dtype)
+
+    def _pool(self, tokens: Array) -> Array:
+        match self.config.pool:
+            case "cls":
+                return tokens[:, 0]
+            case "mean":
+                return jnp.mean(tokens, axis=1)
+            case "map":
+                return self.pool(tokens)
+
+
+def normalised(image: Array, config: ViTConfig) -> Array:
+    """Pixels uint8 (b, y, x, 3) as (pixel / 255 - mean) / std in the compute dtype; floats only change dtype."""
+    if image.dtype == jnp.uint8:
+        mean, std = jnp.asarray(config.image_mean), jnp.asarray(config.image_std)
+        image = (image.astype(jnp.float32) / 255 - mean) / std
+    return image.astype(config.compute_dtype)
+
+
+def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:
+    match config.stem:
+        case "patch":
+            return PatchStem(key, config.patch_size, config.width, bias=config.patch_bias)
+        case "conv":
+            return ConvStem(
+                key, config.patch_size, config.width, activation=config.activation, norm_eps=config.norm_eps
+            )

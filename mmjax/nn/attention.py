@@ -1,0 +1,79 @@
+"""Multi-head attention with its heads split over the tensor axis."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mmjax.nn.dropout import dropout
+from mmjax.nn.linear import Linear
+from mmjax.nn.norm import LayerNorm
+from mmjax.parallel import rules
+from mmjax.types import Array, Key
+
+MASKED = -1e30
+"""The score of a masked pair: finite, so that a row with every key masked is uniform and not NaN."""
+
+
+class Attention(nnx.Module):
+    """softmax(q k^T / sqrt(h)) v for each head, then a projection back to the width (Vaswani et al., 2017, eq. 1).
+
+    With `qk_norm`, queries and keys pass a layer norm over the head dimension first (Dehghani et al., 2023, sec. 2).
+    """
+
+    def __init__(
+        self,
+        key: Key,
+        width: int,
+        num_heads: int,
+        *,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
+        dropout_rate: float = 0.0,
+    ):
+        keys = jax.random.split(key, 6)
+        head_dim = width // num_heads
+        inward, outward = (width, num_heads, head_dim), (num_heads, head_dim, width)
+        self.dropout_rate = dropout_rate
+        self.query = Linear(keys[0], "dnh", inward)
+        self.key = Linear(keys[1], "dnh", inward)
+        self.value = Linear(keys[2], "dnh", inward)
+        self.out = Linear(keys[3], "nhd", outward, num_inputs=2)
+        self.query_norm = LayerNorm(keys[4], head_dim, dims="h", eps=norm_eps) if qk_norm else None
+        self.key_norm = LayerNorm(keys[5], head_dim, dims="h", eps=norm_eps) if qk_norm else None
+
+    def __call__(
+        self, x: Array, source: Array | None = None, mask: Array | None = None, key: Key | None = None
+    ) -> Array:
+        """Queries from x (b, t, d), keys and values from source (b, s, d), x itself by default -> (b, t, d).
+
+        `mask` is bool and broadcasts to (b, n, t, s): True means that the query sees the key.
+        """
+        source = x if source is None else source
+        queries, keys, values = self.query(x), self.key(source), self.value(source)
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        shares = dropout(attention_shares(queries, keys, mask), self.dropout_rate, key, "bnts")
+        mixed = jnp.einsum("bnts,bsnh->btnh", shares, values, out_sharding=rules.spec("btnh"))
+        return self.out(mixed)
+
+
+def attention_shares(queries: Array, keys: Array, mask: Array | None = None) -> Array:
+    """softmax over s of q (b, t, n, h) . k (b, s, n, h) / sqrt(h) -> (b, n, t, s); the softmax is float32."""
+    scale = 1 / math.sqrt(queries.shape[-1])
+    scores = jnp.einsum("btnh,bsnh->bnts", queries * scale, keys, out_sharding=rules.spec("bnts"))
+    scores = scores.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    return jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+
+
+def causal_mask(length: int) -> Array:
+    """Bool (1, 1, t, s): a position sees itself and what comes before it."""
+    return jnp.tril(jnp.ones((1, 1, length, length), bool))
+
+
+def source_mask(mask: Array) -> Array:
+    """`mask` (b, s), True for the tokens that may be seen, as (b, 1, 1, s)."""
+    return mask[:, None, None, :]

@@ -1,0 +1,75 @@
+"""One Transformer layer: attention and feed-forward, each on a residual branch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from mmjax.nn.attention import Attention
+from mmjax.nn.dropout import drop_path, dropout, split
+from mmjax.nn.mlp import MLP, Activation
+from mmjax.nn.norm import LayerNorm
+from mmjax.types import Array, Key
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Sizes and choices of one layer.
+
+    norm: "pre" normalises the input of each branch, as ViT, CLIP and SigLIP do; "post" the sum after it, as BERT does.
+    """
+
+    width: int
+    num_heads: int
+    mlp_dim: int
+    activation: Activation = "gelu"
+    norm: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+
+
+class Block(nnx.Module):
+    """pre: x + f(norm(x)); post: norm(x + f(x)); with f the attention, then the feed-forward."""
+
+    def __init__(self, config: BlockConfig, key: Key):
+        keys = jax.random.split(key, 4)
+        self.config = config
+        self.attention_norm = LayerNorm(keys[0], config.width, eps=config.norm_eps)
+        self.attention = Attention(
+            keys[1],
+            config.width,
+            config.num_heads,
+            qk_norm=config.qk_norm,
+            norm_eps=config.norm_eps,
+            dropout_rate=config.attention_dropout_rate,
+        )
+        self.mlp_norm = LayerNorm(keys[2], config.width, eps=config.norm_eps)
+        self.mlp = MLP(keys[3], config.width, config.mlp_dim, config.activation)
+
+    def __call__(
+        self, x: Array, mask: Array | None = None, drop_path_rate: Array | None = None, key: Key | None = None
+    ) -> Array:
+        """x (b, t, d) -> (b, t, d); `mask` as in `Attention`."""
+        shares_key, attention_key, mlp_key = split(key, 3)
+        x = self._residual(
+            x, lambda y: self.attention(y, mask=mask, key=shares_key), self.attention_norm, drop_path_rate, attention_key
+        )
+        return self._residual(x, self.mlp, self.mlp_norm, drop_path_rate, mlp_key)
+
+    def _residual(
+        self,
+        x: Array,
+        layer: Callable[[Array], Array],
+        norm: LayerNorm,
+        drop_path_rate: Array | None,
+        key: Key | None,
+    ) -> Array:
+        dropout_key, path_key = split(key, 2)
+        branch = layer(norm(x) if self.config.norm == "pre" else x)
+        branch = dropout(branch, self.config.dropout_rate, dropout_key, "btd")
+        x = x + drop_path(branch, drop_path_rate, path_key)
+        return x if self.config.norm == "pre" else norm(x)

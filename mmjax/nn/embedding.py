@@ -1,0 +1,32 @@
+"""Token embedding, its table padded in storage so that any tensor axis divides it."""
+
+from flax import nnx
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from mmjax.nn.parameter import parameter, weight
+from mmjax.parallel import rules
+from mmjax.types import Array, Key
+
+VOCAB_MULTIPLE = 128
+"""Rows of a stored table come in multiples of this: the lane count of a TPU, and more than any tensor axis splits."""
+
+TOKEN_STDDEV = 0.02
+"""Of the initial token rows, as in CLIP (Radford et al., 2021, released code) and BERT."""
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """`vocab_size` rounded up to the rows that are stored."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class TokenEmbedding(nnx.Module):
+    """Row `text_ids` of a (v, d) table. Rows from `vocab_size` on are zero padding; no id reaches them."""
+
+    def __init__(self, key: Key, vocab_size: int, width: int):
+        shape = (padded_vocab_size(vocab_size), width)
+        self.table = parameter(key, "vd", shape, initializers.normal(TOKEN_STDDEV), rows=vocab_size)
+
+    def __call__(self, text_ids: Array, dtype: DTypeLike) -> Array:
+        """text_ids int32 (b, t), each below the vocabulary size -> (b, t, d)."""
+        return weight(self.table, dtype).at[text_ids].get(out_sharding=rules.spec("btd"))

@@ -1,0 +1,48 @@
+"""The feed-forward layer and the activations it may use."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from mmjax.nn.linear import Linear
+from mmjax.types import Array, Key
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+def gelu(x: Array) -> Array:
+    """x Phi(x), exact (Hendrycks & Gimpel, 2016)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """The tanh approximation of the same paper; SigLIP uses it."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x), the sigmoid approximation of the same paper; OpenAI's CLIP uses it."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+
+
+class MLP(nnx.Module):
+    """activation(x W_up + b) W_down + b, position by position (Vaswani et al., 2017, eq. 2)."""
+
+    def __init__(self, key: Key, width: int, mlp_dim: int, activation: Activation):
+        up_key, down_key = jax.random.split(key)
+        self.activation: Activation = activation
+        self.up = Linear(up_key, "df", (width, mlp_dim))
+        self.down = Linear(down_key, "fd", (mlp_dim, width))
+
+    def __call__(self, x: Array) -> Array:
+        """x (b, t, d) -> (b, t, d)."""
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))

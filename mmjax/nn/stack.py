@@ -1,0 +1,83 @@
+"""A stack of equal layers held as one: every parameter has a leading `l` axis, and `jax.lax.scan` runs over it.
+
+Compile time then does not grow with depth. The parameters of layer 3 are row 3 of the stack's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mmjax.nn.block import Block, BlockConfig
+from mmjax.types import Array, Key
+
+Remat = Literal["none", "full", "dots"]
+ALL = -1
+"""The `unroll` that makes straight-line code of the whole stack."""
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """How many layers, and how they are run; none of it but the drop path changes a result.
+
+    drop_path_rate: of the last layer; it rises linearly from 0 at the first (Huang et al., 2016, eq. 4).
+    remat: what the backward pass computes again instead of keeping: "none", all of a layer ("full"), or all but its
+        matrix products with parameters ("dots").
+    unroll: layers in one step of the scan; -1 writes all out as straight-line code, which is fastest on CPU.
+    """
+
+    depth: int
+    drop_path_rate: float = 0.0
+    remat: Remat = "none"
+    unroll: int = 1
+
+
+def stacked(block: BlockConfig, depth: int, key: Key) -> Block:
+    """`depth` blocks, each with its own initial values, as one whose parameters all have a leading `l` axis."""
+    keys = jax.random.split(key, depth)
+    states = jax.vmap(lambda key: nnx.state(Block(block, key)))(keys)
+    return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: Block(block, keys[0]))), states)
+
+
+def run(blocks: Block, config: StackConfig, x: Array, mask: Array | None = None, key: Key | None = None) -> Array:
+    """The stacked `blocks` one after the other: x (b, t, d) -> (b, t, d).
+
+    `mask` is as in `Attention`, the same for all layers; `key` gives each layer its own.
+    """
+    graph, states = nnx.split(blocks)
+
+    def layer(x: Array, inputs: tuple[nnx.State, Array | None, Key | None]) -> tuple[Array, None]:
+        state, rate, layer_key = inputs
+        return nnx.merge(graph, state)(x, mask, rate, layer_key), None
+
+    keys = None if key is None else jax.random.split(key, config.depth)
+    unroll = config.depth if config.unroll == ALL else min(config.unroll, config.depth)
+    layer = rematerialised(layer, config.remat, straight_line=unroll == config.depth)
+    return jax.lax.scan(layer, x, (states, drop_path_rates(config), keys), unroll=unroll)[0]
+
+
+def drop_path_rates(config: StackConfig) -> Array | None:
+    """The rate of each layer (l,), or None where no path is dropped."""
+    if config.drop_path_rate == 0:
+        return None
+    return jnp.asarray(np.linspace(0, config.drop_path_rate, config.depth), jnp.float32)
+
+
+def rematerialised(function: Callable[..., Any], remat: Remat, *, straight_line: bool) -> Callable[..., Any]:
+    """`function`, keeping for its backward pass only what `remat` says (see `StackConfig`).
+
+    In straight-line code the compiler could merge what is computed again with what was computed first, and so keep it
+    after all; the two loops of a scan are apart already.
+    """
+    match remat:
+        case "none":
+            return function
+        case "full":
+            return jax.checkpoint(function, prevent_cse=straight_line)
+        case "dots":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            return jax.checkpoint(function, prevent_cse=straight_line, policy=policy)

@@ -1,0 +1,137 @@
+"""The same loss and gradients on every mesh, and the stored spec of every parameter."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax.losses import contrastive
+from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.nn.parameter import dims_of
+from mmjax.parallel import rules
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests import tiny
+from tests.tolerances import LAYER, above, relative_errors
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+CONV = replace(
+    tiny.SIGLIP,
+    image=replace(tiny.SIGLIP.image, stem="conv", qk_norm=True, dropout_rate=0.1, drop_path_rate=0.1),
+    text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True, attention_dropout_rate=0.1),
+)
+"""SigLIP with what it does not have: convolutional stem, qk-norm, a text mask and every kind of dropout."""
+MODELS = {"clip": (tiny.CLIP, contrastive.softmax), "siglip_conv": (CONV, contrastive.sigmoid)}
+
+
+def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
+    return make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+
+
+def build(config: DualEncoderConfig) -> DualEncoder:
+    return DualEncoder(config, jax.random.key(0))
+
+
+@functools.cache
+def host_params(name: str) -> Any:
+    return jax.device_get(jax.jit(lambda: nnx.to_pure_dict(nnx.state(build(MODELS[name][0]))))())
+
+
+def stored_specs(config: DualEncoderConfig, mesh: Mesh) -> Any:
+    state = nnx.state(nnx.eval_shape(lambda: build(config)))
+    specs = jax.tree.map(
+        lambda param: rules.storage_spec(dims_of(param), param.shape, mesh),
+        state,
+        is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+    return nnx.to_pure_dict(specs)
+
+
+def loss_and_grads(name: str, sizes: tuple[int, int, int]) -> tuple[Any, Any]:
+    config, loss_of = MODELS[name]
+    mesh = mesh_of(sizes)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), stored_specs(config, mesh))
+    graph = nnx.graphdef(nnx.eval_shape(lambda: build(config)))
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        model = nnx.merge(graph, params)
+        image_embed, _ = model.encode_image(batch["image"], key)
+        text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"], key)
+        scale, bias = model.log_scale[...], model.bias()
+        return loss_of(image_embed, text_embed, scale, bias, batch["ids"], batch["weights"]).value
+
+    with jax.set_mesh(mesh):
+        params = jax.device_put(host_params(name), shardings)
+        batch = jax.device_put(tiny.batch(), rules.batch_sharding(mesh))
+        value, grads = jax.jit(jax.value_and_grad(loss))(params, batch, jax.random.key(1))
+        jax.tree.map(lambda grad, sharding: _assert_equal(grad.sharding.spec, sharding.spec), grads, shardings)
+        return jax.device_get((value, grads))
+
+
+def _assert_equal(left: Any, right: Any) -> None:
+    assert left == right
+
+
+@functools.cache
+def on_one_device(name: str) -> tuple[Any, Any]:
+    return loss_and_grads(name, (1, 1, 1))
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradients_agree_with_one_device(name, sizes):
+    assert above(relative_errors(loss_and_grads(name, sizes), on_one_device(name)), LAYER) == {}
+
+
+def test_only_what_softmax_does_not_see_has_no_gradient():
+    _, grads = on_one_device("clip")
+    norms = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.linalg.norm(grad)
+        for path, grad in jax.tree.leaves_with_path(grads)
+    }
+    unseen = {path for path, norm in norms.items() if norm < 1e-6}
+    assert unseen == {f"{tower}/blocks/attention/key/bias" for tower in ("image", "text")}
+
+
+def test_every_parameter_is_stored_as_the_rules_say():
+    specs = stored_specs(CONV, mesh_of((2, 2, 2)))
+    block = {
+        "attention_norm": {"scale": P(None, "fsdp"), "bias": P(None, "fsdp")},
+        "attention": {
+            **{
+                name: {"kernel": P(None, "fsdp", "tensor", None), "bias": P(None, "tensor", None)}
+                for name in ("query", "key", "value")
+            },
+            "out": {"kernel": P(None, "tensor", None, "fsdp"), "bias": P(None, "fsdp")},
+            "query_norm": {"scale": P(None, None), "bias": P(None, None)},
+            "key_norm": {"scale": P(None, None), "bias": P(None, None)},
+        },
+        "mlp_norm": {"scale": P(None, "fsdp"), "bias": P(None, "fsdp")},
+        "mlp": {
+            "up": {"kernel": P(None, "fsdp", "tensor"), "bias": P(None, "tensor")},
+            "down": {"kernel": P(None, "tensor", "fsdp"), "bias": P(None, "fsdp")},
+        },
+    }
+    norm = {"scale": P("fsdp"), "bias": P("fsdp")}
+    assert specs["text"] == {
+        "tokens": {"table": P("tensor", "fsdp")},
+        "positions": P(None, "fsdp"),
+        "blocks": block,
+        "final_norm": norm,
+    }
+    stage = {"kernel": P(None, None, None, None), "norm": {"scale": P(None), "bias": P(None)}}
+    assert specs["image"]["blocks"] == block
+    assert specs["image"]["stem"] == {
+        "stages": {0: stage, 1: stage, 2: stage},
+        "projection": {"kernel": P(None, "fsdp"), "bias": P("fsdp")},
+    }
+    assert specs["image"]["pool"]["probe"] == P(None, "fsdp")
+    assert specs["image"]["positions"] == P(None, "fsdp")
+    assert specs["text_projection"] == {"kernel": P("fsdp", None), "bias": P(None)}
+    assert specs["log_scale"] == specs["logit_bias"] == P()
