@@ -1,0 +1,113 @@
+"""Embeddings of a split's images and of lists of texts: computed over the mesh, gathered on every process."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.data.placement import place
+from mmjax.errors import UserError
+from mmjax.parallel.rules import batch_divisor, batch_sharding, replicated
+from mmjax.types import Array, HostBatch, Params
+
+Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+"""texts -> `text_ids` int32 (b, t), `text_mask` bool (b, t)."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The two towers as jitted functions of global arrays, and the mesh that they run on.
+
+    `image(params, image)` and `text(params, text_ids, text_mask)` give L2-normalised embeddings (b, e). The batch
+    size they see is constant over a run, so that each compiles once.
+    """
+
+    image: Callable[[Params, Array], Array]
+    text: Callable[[Params, Array, Array], Array]
+    mesh: Mesh
+
+
+class ImageEmbeds(NamedTuple):
+    """Embedded images of a split; rows of weight 0, padding and unreadable records, are left out."""
+
+    embeds: np.ndarray
+    """float32 (n, e)."""
+    rows: np.ndarray
+    """int64 (n,): the place of each image in the split."""
+    pixels: np.ndarray
+    """uint64 (n,): a digest of the pixels that the tower saw; equal digests are identical images."""
+
+
+def embed_images(encoders: Encoders, params: Params, batches: Iterable[HostBatch]) -> ImageEmbeds:
+    """Embeddings of one ordered pass over a split.
+
+    Each process brings its own rows of every batch, and each gets the whole result. The batches must have one size,
+    with weight 0 in the rows that fill the last one.
+
+    Raises:
+        UserError: no image of the split could be read.
+    """
+    steps = list(_one_late(_start(encoders, params, batch) for batch in batches))
+    if not any(weights.any() for _, weights, _ in steps):
+        raise UserError("the split to evaluate has no readable image: check the data named by data.source or --data")
+    embeds, weights, digests = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+    (rows,) = np.nonzero(weights)
+    return ImageEmbeds(embeds[rows].astype(np.float32), rows, digests[rows].view(np.uint64)[:, 0])
+
+
+def embed_texts(
+    encoders: Encoders, params: Params, tokenize: Tokenize, texts: list[str], batch_size: int
+) -> np.ndarray:
+    """Embeddings (len(texts), e) float32 of `texts`, in batches of `batch_size` rounded up to what the mesh divides."""
+    divisor = batch_divisor(encoders.mesh)
+    size = -(-batch_size // divisor) * divisor
+    chunks = (texts[start : start + size] for start in range(0, len(texts), size))
+    # The last chunk is filled with its own first text: one compiled shape, and the copies are cut off below.
+    filled = (chunk + chunk[:1] * (size - len(chunk)) for chunk in chunks)
+    steps = _one_late(_start_texts(encoders, params, *tokenize(chunk)) for chunk in filled)
+    return np.concatenate([embeds for (embeds,) in steps])[: len(texts)].astype(np.float32)
+
+
+def _start(encoders: Encoders, params: Params, batch: HostBatch) -> tuple[Array, ...]:
+    local = {"image": batch["image"], "weights": batch["weights"], "pixels": _pixel_digests(batch["image"])}
+    rows = place(local, batch_sharding(encoders.mesh))
+    with jax.set_mesh(encoders.mesh):
+        embeds = encoders.image(params, rows["image"])
+    return _everywhere(encoders.mesh, embeds, rows["weights"], rows["pixels"])
+
+
+def _start_texts(encoders: Encoders, params: Params, text_ids: np.ndarray, text_mask: np.ndarray) -> tuple[Array, ...]:
+    placed = (_place_whole(array, encoders.mesh) for array in (text_ids, text_mask))
+    with jax.set_mesh(encoders.mesh):
+        embeds = encoders.text(params, *placed)
+    return _everywhere(encoders.mesh, embeds)
+
+
+def _place_whole(array: np.ndarray, mesh: Mesh) -> Array:
+    """A global array from a host array that every process holds whole."""
+    return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
+
+
+def _everywhere(mesh: Mesh, *arrays: Array) -> tuple[Array, ...]:
+    return tuple(jax.sharding.reshard(array, replicated(mesh)) for array in arrays)
+
+
+def _one_late(steps: Iterable[tuple[Array, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Fetches each step after the next one was launched, so that the devices never wait for the host."""
+    waiting: tuple[Array, ...] | None = None
+    for step in steps:
+        if waiting is not None:
+            yield jax.device_get(waiting)
+        waiting = step
+    if waiting is not None:
+        yield jax.device_get(waiting)
+
+
+def _pixel_digests(images: np.ndarray) -> np.ndarray:
+    """uint32 (b, 2): 64 bits an image, in halves because JAX has no 64-bit integers by default."""
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(len(images), 2)

@@ -1,0 +1,40 @@
+"""Several evaluations of one split that embed its images once, and their results as scripts read them."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mmjax.evals.embed import Encoders, ImageEmbeds
+from mmjax.evals.split import EvalSplit
+from mmjax.types import Params
+
+
+class Eval(Protocol):
+    """An evaluation; the docstring of each says what its numbers mean, and what they do not."""
+
+    def run(self, params: Params) -> dict[str, float]: ...
+
+    def score(self, params: Params, images: ImageEmbeds) -> dict[str, float]: ...
+
+
+def run_suite(
+    evals: Mapping[str, Eval], encoders: Encoders, split: EvalSplit, params: Params
+) -> dict[str, dict[str, float]]:
+    """The result of each evaluation under its name; the images of `split` pass through the tower only once."""
+    images = split.embed_images(encoders, params)
+    return {name: evaluation.score(params, images) for name, evaluation in evals.items()}
+
+
+def as_json(results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Results as nested dicts, split at `/`; counts become whole numbers.
+
+    {"retrieval": {"image_to_text/r@1": 0.41}} is {"retrieval": {"image_to_text": {"r@1": 0.41}}}.
+    """
+    nested: dict[str, Any] = {}
+    for name, values in results.items():
+        for key, value in values.items():
+            *parents, leaf = f"{name}/{key}".split("/")
+            level = nested
+            for parent in parents:
+                level = level.setdefault(parent, {})
+            level[leaf] = int(value) if leaf.startswith("num_") else value
+    return nested

@@ -1,0 +1,171 @@
+"""What the report says in words and figures: each function turns a run into one part of the page."""
+
+import shlex
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmjax.config import flatten
+from mmjax.report.run import Run
+from mmjax.report.wording import duration, percent, written
+from mmjax.training.profile import verdict
+
+SETTINGS = {
+    "data.source": "Data",
+    "data.split": "Split",
+    "data.batch_size": "Batch size",
+    "data.tokenizer": "Tokenizer",
+    "objective.kind": "Loss",
+    "train.num_steps": "Steps",
+    "train.seed": "Seed",
+    "train.accumulate": "Microbatches a step",
+    "train.ema_decay": "EMA decay",
+    "optim.optimizer": "Optimizer",
+    "optim.learning_rate": "Learning rate",
+    "optim.weight_decay": "Weight decay",
+    "optim.schedule.name": "Schedule",
+    "optim.schedule.warmup_steps": "Warm-up steps",
+    "model.image.image_size": "Image size",
+    "model.image.patch_size": "Patch size",
+    "model.image.stem": "Image stem",
+    "model.image.width": "Image width",
+    "model.image.depth": "Image depth",
+    "model.text.width": "Text width",
+    "model.text.depth": "Text depth",
+    "model.text.context_len": "Text length",
+    "model.embed_dim": "Embedding width",
+    "mesh.data": "Mesh: data",
+    "mesh.fsdp": "Mesh: fsdp",
+    "mesh.tensor": "Mesh: tensor",
+}
+"""The config in short: dotted keys and what to call them; a key that a config lacks is left out."""
+
+
+class Tile(NamedTuple):
+    """A figure worth a glance."""
+
+    name: str
+    value: str
+    note: str
+
+
+class Row(NamedTuple):
+    """A line of the evaluation table."""
+
+    split: str
+    cells: tuple[str, ...]
+
+
+def title(run: Run) -> str:
+    return run.workdir.resolve().name
+
+
+def headline(run: Run) -> tuple[str, dict[str, Any]] | None:
+    """The first split that was scored for retrieval, and its results."""
+    scored = ((split, results["retrieval"]) for split, results in run.results.items() if "retrieval" in results)
+    return next(scored, None)
+
+
+def summary(run: Run) -> str:
+    """What was reached, in one or two sentences."""
+    steps = int(run.metrics["step"][-1])
+    trained = f"Trained for {steps:,} steps on {run.config['data']['source']}{_in_time(run)}."
+    first = headline(run)
+    if first is None:
+        return f"{trained} It has not been evaluated yet."
+    split, results = first
+    recall = percent(results["image_to_text"]["r@1"])
+    chance = percent(1 / results["num_candidates"])
+    return (
+        f"{trained} On {split}, {recall} of the images find their caption at once among "
+        f"{results['num_candidates']:,} captions; guessing would find {chance}."
+    )
+
+
+def tiles(run: Run) -> list[Tile]:
+    """Headline figures: recalls, last loss, throughput, utilisation."""
+    shown = []
+    if (first := headline(run)) is not None:
+        split, results = first
+        shown += [
+            Tile("Image to text, R@1", percent(results["image_to_text"]["r@1"]), split),
+            Tile("Text to image, R@1", percent(results["text_to_image"]["r@1"]), split),
+        ]
+    shown.append(Tile("Loss", f"{np.nanmean(_last_tenth(run, 'loss')):.3f}", "mean of the last tenth of the steps"))
+    if "examples_per_sec" in run.metrics:
+        rate = _median(run, "examples_per_sec")
+        shown.append(Tile("Throughput", f"{rate:,.0f}", "examples per second, median"))
+    if "mfu" in run.metrics:
+        shown.append(Tile("MFU", percent(_median(run, "mfu")), "model FLOP/s over the peak, median"))
+    return shown
+
+
+def rows(run: Run) -> list[Row]:
+    """The evaluation table, a line a split."""
+    scored = [(split, results) for split, results in run.results.items() if "retrieval" in results]
+    return [Row(split, (*_retrieval_cells(results), *_zero_shot_cells(run, results))) for split, results in scored]
+
+
+def has_zero_shot(run: Run) -> bool:
+    return any("zero_shot" in results for results in run.results.values())
+
+
+def settings(run: Run) -> list[tuple[str, str]]:
+    """The config in short."""
+    values = flatten(run.config)
+    return [(name, written(values[key])) for key, name in SETTINGS.items() if key in values]
+
+
+def next_steps(run: Run) -> list[tuple[str, str]]:
+    """What for, and the command."""
+    steps = run.config["train"]["num_steps"]
+    workdir, longer = (shlex.quote(f"{run.workdir}{ending}") for ending in ("", "_longer"))
+    own = "python -m mmjax.train --config configs/NAME.py --data imagefolder:DIR --workdir runs/own"
+    return [
+        ("Score it on your own images", f"python -m mmjax.evaluate --workdir {workdir} --data imagefolder:DIR"),
+        ("Train on your own images", own),
+        (
+            "Train longer, in a folder of its own",
+            f"python -m mmjax.train --config configs/NAME.py --workdir {longer} --config.train.num_steps={4 * steps}",
+        ),
+        ("Look at every logged number", f"tensorboard --logdir {workdir}"),
+    ]
+
+
+def data_verdict(run: Run) -> str:
+    """Whether input starved the run; empty where it was not measured."""
+    if "data_wait_share" not in run.metrics:
+        return ""
+    sentence = verdict(_median(run, "data_wait_share"))
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _in_time(run: Run) -> str:
+    if "step_secs" not in run.metrics:
+        return ""
+    return f" in {duration(float(np.nansum(run.metrics['step_secs'])))}"
+
+
+def _median(run: Run, name: str) -> float:
+    return float(np.nanmedian(run.metrics[name]))
+
+
+def _last_tenth(run: Run, name: str) -> np.ndarray:
+    values = run.metrics[name]
+    return values[-max(1, len(values) // 10) :]
+
+
+def _retrieval_cells(results: dict[str, Any]) -> tuple[str, ...]:
+    retrieval = results["retrieval"]
+    count = retrieval["num_candidates"]
+    recalls = [retrieval[way][f"r@{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    return (f"{count:,}", percent(1 / count), *(f"{100 * recall:.1f}" for recall in recalls))
+
+
+def _zero_shot_cells(run: Run, results: dict[str, Any]) -> tuple[str, ...]:
+    if not has_zero_shot(run):
+        return ()
+    if "zero_shot" not in results:
+        return ("", "", "")
+    scores = results["zero_shot"]
+    return (f"{100 * scores['top1']:.1f}", f"{100 * scores['top5']:.1f}", f"{scores['num_classes']:,}")
