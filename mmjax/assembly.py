@@ -1,0 +1,139 @@
+"""From a config to the parts of a run: what training and evaluation both need."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mmjax.data.bad_records import BadRecords
+from mmjax.data.config import DataConfig
+from mmjax.data.loader import eval_batches
+from mmjax.data.records import Source
+from mmjax.data.sources import open_source
+from mmjax.data.tokenizer import Tokenizer
+from mmjax.errors import UserError
+from mmjax.evals.embed import Encoders
+from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.split import EvalSplit
+from mmjax.evals.suite import Eval, as_json, run_suite
+from mmjax.evals.zero_shot import ZeroShotEval
+from mmjax.experiment import EvalsConfig, Experiment
+from mmjax.models.dual_encoder import DualEncoder
+from mmjax.parallel.rules import batch_divisor
+from mmjax.training.program import Program, batch_shapes, build_program
+from mmjax.types import Array, HostBatch, Key, Params
+
+
+def open_split(data: DataConfig, split: str) -> Source:
+    """The records of one split of the data source.
+
+    Raises:
+        UserError: missing or empty data, an unknown split or key.
+    """
+    return open_source(data.source, split, image_key=data.image_key, text_key=data.text_key, locale=data.locale)
+
+
+def load_tokenizer(experiment: Experiment) -> Tokenizer:
+    """The tokenizer of the run, which must fit the embedding table.
+
+    Raises:
+        UserError: it cannot be loaded, or it can emit ids that the model has no row for.
+    """
+    tokenizer = Tokenizer.load(experiment.data.tokenizer)
+    rows = experiment.model.text.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"data.tokenizer = {experiment.data.tokenizer!r} has {tokenizer.vocab_size} ids but model.text.vocab_size "
+            f"= {rows}: set model.text.vocab_size={tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def fingerprint(experiment: Experiment, tokenizer: Tokenizer) -> dict[str, str]:
+    """Digests of what turns a record into model input; a run is only scored with the ones it was trained with."""
+    return {"tokenizer": tokenizer.fingerprint(), "image preprocessing": experiment.data.preprocess.fingerprint()}
+
+
+def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
+    """The program of the experiment on `mesh`.
+
+    Raises:
+        UserError: mesh, model and optimizer do not fit together.
+    """
+    data, model = experiment.data, experiment.model
+
+    def build_model(key: Key) -> nnx.Module:
+        return DualEncoder(model, key)
+
+    spec = batch_shapes(data.batch_size, data.preprocess.image_size, data.text_len, mesh)
+    objective = experiment.objective.build()
+    return build_program(build_model, objective, experiment.optim, experiment.train, mesh, spec)
+
+
+def encoders(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:
+    """The towers as compiled functions of the parameters."""
+
+    def image(params: Params, image: Array) -> Array:
+        return nnx.merge(graphdef, params).encode_image(image)[0]
+
+    def text(params: Params, text_ids: Array, text_mask: Array) -> Array:
+        return nnx.merge(graphdef, params).encode_text(text_ids, text_mask)[0]
+
+    return Encoders(jax.jit(image), jax.jit(text), mesh)
+
+
+class SplitEvals(NamedTuple):
+    """One split and the evaluations that are run on it."""
+
+    split: EvalSplit
+    evals: Mapping[str, Eval]
+
+
+class Evaluation:
+    """All evaluations of a run, by split."""
+
+    def __init__(self, experiment: Experiment, tokenizer: Tokenizer, encoders: Encoders, workdir: Path):
+        self.encoders = encoders
+        self.splits = {
+            name: _split_evals(experiment, name, tokenizer, encoders, workdir) for name in experiment.evals.splits
+        }
+
+    def __call__(self, params: Params) -> dict[str, Any]:
+        """`{split: {"retrieval": {...}, "zero_shot": {...}}}` for these parameters."""
+        return {
+            name: as_json(run_suite(parts.evals, self.encoders, parts.split, params))
+            for name, parts in self.splits.items()
+        }
+
+
+def _split_evals(
+    experiment: Experiment, name: str, tokenizer: Tokenizer, encoders: Encoders, workdir: Path
+) -> SplitEvals:
+    data, config = experiment.data, experiment.evals
+    records = open_split(data, name)
+    batch_size = _rounded_up(config.batch_size, batch_divisor(encoders.mesh))
+    bad_records = BadRecords(len(records), data.max_bad_share, workdir / f"bad_records_{name.replace('/', '_')}.jsonl")
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def batches() -> Any:
+        return eval_batches(data, records, tokenizer, batch_size=batch_size, bad_records=bad_records, **processes)
+
+    def tokenize(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return tokenizer(texts, data.text_len)
+
+    split = EvalSplit(records, batches, tokenize, batch_size)
+    return SplitEvals(split, _evals(config, encoders, split))
+
+
+def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit) -> dict[str, Eval]:
+    evals: dict[str, Eval] = {"retrieval": RetrievalEval(encoders, split)}
+    if config.zero_shot is not None:
+        evals["zero_shot"] = ZeroShotEval(encoders, split, config.zero_shot)
+    return evals
+
+
+def _rounded_up(size: int, divisor: int) -> int:
+    return -(-size // divisor) * divisor

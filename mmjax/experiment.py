@@ -1,0 +1,108 @@
+"""The whole experiment as one typed config; only the entry points see it whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import ml_collections
+
+from mmjax import config
+from mmjax.data.config import DataConfig
+from mmjax.errors import UserError
+from mmjax.evals.zero_shot import ZeroShotConfig
+from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.objectives.contrastive import ContrastiveConfig
+from mmjax.optim.optimizer import OptimConfig
+from mmjax.parallel.mesh import MeshConfig
+from mmjax.parallel.rules import batch_divisor
+from mmjax.training.checkpoint import CheckpointConfig
+from mmjax.training.logs import LogsConfig
+from mmjax.training.step import TrainConfig
+
+
+@dataclass(frozen=True)
+class EvalsConfig:
+    """What is evaluated, and when; the final state always is.
+
+    `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` is None where the data has no
+    classes.
+    """
+
+    splits: tuple[str, ...] = ()
+    every_steps: int = 0
+    batch_size: int = 256
+    zero_shot: ZeroShotConfig | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run."""
+
+    model: DualEncoderConfig
+    data: DataConfig
+    objective: ContrastiveConfig = ContrastiveConfig()
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evals: EvalsConfig = EvalsConfig()
+    logs: LogsConfig = field(default_factory=LogsConfig)
+
+    def to_config_dict(self) -> ml_collections.ConfigDict:
+        """What `get_config()` of a config file returns."""
+        return config.to_config_dict(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is kept with the run, as JSON."""
+        return config.to_dict(self)
+
+    def with_data(self, source: str) -> "Experiment":
+        """The same experiment on another data source, as `--data` asks for."""
+        return replace(self, data=replace(self.data, source=source))
+
+
+def from_values(values: Mapping[str, Any]) -> Experiment:
+    """The experiment from a ConfigDict or from the JSON of a run.
+
+    Raises:
+        UserError: an unknown key, a wrong type, or parts that do not fit together.
+    """
+    plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else values
+    experiment = config.from_dict(Experiment, plain)
+    _check_sizes(experiment)
+    return experiment
+
+
+def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a batch that the mesh and the microbatches do not divide.
+
+    Raises:
+        UserError: with the nearest batch sizes that work.
+    """
+    batch_size, divisor = experiment.data.batch_size, batch_divisor(mesh) * experiment.train.accumulate
+    if batch_size % divisor:
+        below, above = batch_size // divisor * divisor, (batch_size // divisor + 1) * divisor
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UserError(
+            f"data.batch_size = {batch_size} does not divide by {divisor} (mesh.data {mesh.shape['data']} x mesh.fsdp "
+            f"{mesh.shape['fsdp']} x train.accumulate {experiment.train.accumulate}): set it to {nearest}"
+        )
+
+
+def _check_sizes(experiment: Experiment) -> None:
+    """Sizes that two parts of the config state must be equal; positive sizes must be positive."""
+    data, model = experiment.data, experiment.model
+    if data.preprocess.image_size != model.image.image_size:
+        raise UserError(
+            f"data.preprocess.image_size = {data.preprocess.image_size} but model.image.image_size = "
+            f"{model.image.image_size}: make them equal"
+        )
+    if data.text_len != model.text.context_len:
+        raise UserError(
+            f"data.text_len = {data.text_len} but model.text.context_len = {model.text.context_len}: make them equal"
+        )
+    positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
+    for key, value in positive.items():
+        if value < 1:
+            raise UserError(f"{key} = {value} must be at least 1: correct it")

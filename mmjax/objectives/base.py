@@ -1,0 +1,36 @@
+"""What a pretraining recipe is to the training step: three functions and a state."""
+
+from typing import Any, Protocol
+
+from flax import nnx
+
+from mmjax.types import Array, Batch, Key, Loss
+
+Embeddings = dict[str, Array]
+ObjectiveState = dict[str, Any]
+
+
+class Objective(Protocol):
+    """A pretraining recipe.
+
+    `encode` maps examples to embeddings, each example on its own; `loss` sees all embeddings of the global batch. The
+    split is what lets the step run `encode` in microbatches and still differentiate the loss of the whole batch.
+    """
+
+    decomposes: bool
+    """True where the loss of a batch is the sum of its examples' losses, so that microbatches may be summed. Never true
+    of a contrastive loss, where each example is the others' negative."""
+
+    def init_state(self, model: nnx.Module, batch_spec: Batch) -> ObjectiveState:
+        """The objective's own arrays (queues, momentum teachers), sharded and checkpointed as parameters are."""
+        ...
+
+    def encode(self, model: nnx.Module, batch: Batch, key: Key | None) -> Embeddings:
+        """Embeddings of each example, leading dimension `b`; `key` None means no dropout."""
+        ...
+
+    def loss(
+        self, model: nnx.Module, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
+    ) -> tuple[Loss, ObjectiveState]:
+        """The loss of the global batch, and the state for the next step."""
+        ...

@@ -1,0 +1,54 @@
+"""Contrastive image-text pretraining: CLIP (softmax) and SigLIP (sigmoid)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+
+from mmjax.losses import contrastive
+from mmjax.models.dual_encoder import DualEncoder
+from mmjax.objectives.base import Embeddings, ObjectiveState
+from mmjax.types import Batch, Key, Loss
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Which loss pulls pairs together: `sigmoid` (Zhai et al. 2023) or `softmax` (Radford et al. 2021)."""
+
+    kind: Literal["sigmoid", "softmax"] = "sigmoid"
+
+    def build(self) -> "Contrastive":
+        return Contrastive(self)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """Image and text of one example are positives, and so are those of examples with equal `ids`; all other pairs of
+    the global batch are negatives."""
+
+    config: ContrastiveConfig
+    decomposes: bool = False
+
+    def init_state(self, model: DualEncoder, batch_spec: Batch) -> ObjectiveState:
+        """Nothing is carried from step to step."""
+        return {}
+
+    def encode(self, model: DualEncoder, batch: Batch, key: Key | None) -> Embeddings:
+        """L2-normalised `image` and `text` (b, e)."""
+        image_key, text_key = (None, None) if key is None else jax.random.split(key)
+        image_embed, _ = model.encode_image(batch["image"], image_key)
+        text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"], text_key)
+        return {"image": image_embed, "text": text_embed}
+
+    def loss(
+        self, model: DualEncoder, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
+    ) -> tuple[Loss, ObjectiveState]:
+        """The mean over examples of the sigmoid or softmax loss."""
+        pairs = embeddings["image"], embeddings["text"], model.log_scale[...]
+        labels = {"ids": batch["ids"], "weights": batch["weights"]}
+        match self.config.kind:
+            case "sigmoid":
+                mean = contrastive.sigmoid(*pairs, model.logit_bias[...], **labels)
+            case "softmax":
+                mean = contrastive.softmax(*pairs, **labels)
+        return Loss(mean, {self.config.kind: mean}), state

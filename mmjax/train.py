@@ -1,0 +1,136 @@
+"""Trains a dual encoder: `python -m mmjax.train --config configs/NAME.py --workdir DIR [--config.a.b=value ...]`.
+
+Run again with the same workdir, it goes on from the last checkpoint.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mmjax import assembly, command_line, workdir
+from mmjax.data.bad_records import BadRecords
+from mmjax.data.loader import train_batches
+from mmjax.data.placement import place
+from mmjax.data.tokenizer import Tokenizer
+from mmjax.experiment import Experiment, check_mesh, from_values
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.rules import batch_sharding
+from mmjax.training import loop
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.cost import step_cost
+from mmjax.training.logs import Logs
+from mmjax.training.metrics import MetricsWriter, NullWriter
+from mmjax.training.profile import TraceWindow
+from mmjax.training.program import Program
+from mmjax.training.progress import ProgressBar
+from mmjax.training.state import TrainState
+from mmjax.types import Batch
+
+FLAGS = {
+    "workdir": "folder of the run: checkpoints, logs, report",
+    "data": "data to train on, in place of the config's: emoji, imagefolder:DIR or tfds:DIR",
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    values = command_line.parse_flags("mmjax.train", arguments, FLAGS)
+    experiment = from_values(command_line.require(values, "config", "mmjax.train"))
+    if values["data"] is not None:
+        experiment = experiment.with_data(values["data"])
+    train(experiment, Path(command_line.require(values, "workdir", "mmjax.train")))
+
+
+def train(experiment: Experiment, directory: Path) -> TrainState:
+    """The final state of the run in `directory`, which is continued where it has a checkpoint.
+
+    Raises:
+        UserError: the config, the data, the mesh or the workdir do not fit; the loss is not finite; the disk is full.
+    """
+    mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, mesh)
+    tokenizer = assembly.load_tokenizer(experiment)
+    fingerprint = assembly.fingerprint(experiment, tokenizer)
+    with jax.set_mesh(mesh):
+        program = assembly.program(experiment, mesh)
+        encoders = assembly.encoders(program.model.graphdef, mesh)
+        evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory)
+        workdir.claim(directory, experiment.to_dict(), fingerprint)
+        checkpoints = Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)
+        state = first_state(program, checkpoints)
+        with opened_logs(experiment, directory, program, checkpoints, int(state.step)) as logs:
+            record = {"config": experiment.to_dict(), "fingerprint": fingerprint}
+            hooks = (
+                loop.Evaluate(evaluation, logs, experiment.evals.every_steps),
+                loop.Save(checkpoints, record, logs, experiment.checkpoint.every_steps),
+            )
+            batches = global_batches(experiment, tokenizer, mesh, directory, int(state.step))
+            state = loop.run(state, program.step, batches, hooks, logs, experiment.train.num_steps)
+            checkpoints.close()
+            say_end(logs, directory, experiment)
+    return state
+
+
+def first_state(program: Program, checkpoints: Checkpoints) -> TrainState:
+    """The state of the last checkpoint, or a new one."""
+    if checkpoints.last_step is None:
+        return program.init()
+    state, _ = checkpoints.restore(program.abstract_state)
+    return state
+
+
+def global_batches(
+    experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, directory: Path, start_step: int
+) -> Iterator[Batch]:
+    """The batches of the steps from `start_step` on, on the devices of `mesh`."""
+    data = experiment.data
+    source = assembly.open_split(data, data.split)
+    host_batches = train_batches(
+        data,
+        source,
+        tokenizer,
+        seed=experiment.train.seed,
+        start_step=start_step,
+        num_steps=experiment.train.num_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        bad_records=BadRecords(len(source), data.max_bad_share, directory / workdir.BAD_RECORDS),
+    )
+    sharding = batch_sharding(mesh)
+    return (place(batch, sharding) for batch in host_batches)
+
+
+@contextlib.contextmanager
+def opened_logs(
+    experiment: Experiment, directory: Path, program: Program, checkpoints: Checkpoints, start_step: int
+) -> Iterator[Logs]:
+    """The logs of the run; only the first process writes them."""
+    config, num_steps = experiment.logs, experiment.train.num_steps
+    is_first = jax.process_index() == 0
+    writer: Any = MetricsWriter(directory, start_step, config.metrics, experiment.to_dict()) if is_first else NullWriter()
+    with ProgressBar(num_steps, start_step) as progress:
+        logs = Logs(
+            writer,
+            progress,
+            TraceWindow(config.profile, directory),
+            step_cost(program, config.peak_flops_per_sec),
+            stop_at_nonfinite=experiment.train.nonfinite == "stop",
+            last_checkpoint=lambda: checkpoints.last_step,
+        )
+        try:
+            yield logs
+        finally:
+            logs.close()
+
+
+def say_end(logs: Logs, directory: Path, experiment: Experiment) -> None:
+    """What was reached, where it lies, and what to run next."""
+    logs.say(logs.input_verdict)
+    logs.say(f"trained {experiment.train.num_steps} steps; checkpoints, logs and results lie in {directory}")
+    logs.say(f"next: python -m mmjax.evaluate --workdir {directory}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

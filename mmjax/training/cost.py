@@ -1,0 +1,44 @@
+"""What a training step costs: model FLOPs per tower and in all, beside the peak of the devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from mmjax.training.flops import TRAIN_PER_FORWARD, count_flops
+from mmjax.training.logs import Cost
+from mmjax.training.peak import peak_flops_per_sec
+from mmjax.training.program import Program
+from mmjax.types import Batch, Params
+
+
+def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
+    """The cost of one step of `program`; call it under the mesh.
+
+    The step is counted as three forward passes, whatever rematerialisation or cached embeddings compute again. Dropped
+    patches are not computed and not counted.
+    """
+    batch, state, objective = program.batch_spec, program.abstract_state, program.objective
+    key = jax.random.key(0)
+
+    def flops(forward: Callable[[Any, Batch], Any]) -> int:
+        def of_params(params: Params, batch: Batch) -> Any:
+            return forward(nnx.merge(program.model.graphdef, params), batch)
+
+        return count_flops(of_params, state.params, batch)
+
+    def image_tower(model: Any, batch: Batch) -> Any:
+        return model.encode_image(batch["image"], key)
+
+    def text_tower(model: Any, batch: Batch) -> Any:
+        return model.encode_text(batch["text_ids"], batch["text_mask"], key)
+
+    def up_to_loss(model: Any, batch: Batch) -> Any:
+        return objective.loss(model, objective.encode(model, batch, key), batch, state.objective, key)
+
+    batch_size = batch["image"].shape[0]
+    towers = {"image": flops(image_tower) // batch_size, "text": flops(text_tower) // batch_size}
+    devices = list(jax.sharding.get_mesh().devices.flat)
+    peak = peak_flops_per_sec(devices[0].device_kind, len(devices), peak_override)
+    return Cost(batch_size, towers, TRAIN_PER_FORWARD * flops(up_to_loss), peak.flops_per_sec)

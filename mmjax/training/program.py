@@ -1,0 +1,87 @@
+"""A run as compiled functions: where the state comes from, and how it steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmjax.objectives.base import Objective
+from mmjax.optim.optimizer import OptimConfig, make_optimizer
+from mmjax.parallel import rules
+from mmjax.training.state import ModelSpec, TrainState, init_state, model_spec
+from mmjax.training.step import TrainConfig, TrainStep, make_train_step
+from mmjax.types import Batch, Key, Params
+
+BuildModel = Callable[[Key], nnx.Module]
+
+
+class Program(NamedTuple):
+    """What a loop needs of a model, an objective and an optimizer on one mesh."""
+
+    model: ModelSpec
+    objective: Objective
+    batch_spec: Batch
+    abstract_state: TrainState
+    """Shapes, types and shardings of the state, without values."""
+    init: Callable[[], TrainState]
+    """Compiles and computes the state before the first step."""
+    step: TrainStep
+    """Compiled at its first call; the state it is given is used up."""
+
+
+def build_program(
+    build_model: BuildModel,
+    objective: Objective,
+    optim: OptimConfig,
+    train: TrainConfig,
+    mesh: jax.sharding.Mesh,
+    batch_spec: Batch,
+) -> Program:
+    """The program of a run; nothing is computed yet. Call it, and what it returns, under `jax.set_mesh(mesh)`.
+
+    Raises:
+        UserError: the mesh does not divide the model, or optimizer rules do not fit its parameters.
+    """
+    spec = model_spec(build_model, mesh)
+    params = abstract_params(build_model, spec)
+    optimizer, schedule = make_optimizer(optim, params, train.num_steps)
+
+    def init() -> TrainState:
+        key = jax.random.key(train.seed)
+        use_ema = train.ema_decay > 0
+        return init_state(build_model, spec, objective, optimizer, batch_spec, use_ema=use_ema, key=key)
+
+    step = make_train_step(spec.graphdef, objective, optimizer, schedule, train)
+    abstract_state = placed(jax.eval_shape(init), mesh)
+    return Program(spec, objective, batch_spec, abstract_state, jax.jit(init), jax.jit(step, donate_argnums=0))
+
+
+def abstract_params(build_model: BuildModel, spec: ModelSpec) -> Params:
+    """Shapes and types of the parameters."""
+    return jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(build_model(jax.random.key(0)))[1]))
+
+
+def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The same shapes with shardings on the devices of `mesh`; under tracing they only name its axes."""
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec = leaf.sharding.spec if leaf.sharding is not None else PartitionSpec()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def batch_shapes(batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh) -> Batch:
+    """Shapes, types and shardings of a global batch of image-text pairs."""
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((batch_size, image_size, image_size, 3), np.uint8),
+        "text_ids": ((batch_size, text_len), np.int32),
+        "text_mask": ((batch_size, text_len), np.bool_),
+        "ids": ((batch_size,), np.int32),
+        "weights": ((batch_size,), np.float32),
+    }
+    sharding = rules.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

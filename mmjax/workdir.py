@@ -1,0 +1,101 @@
+"""The folder of a run: which files lie in it, and whose it is."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax import config
+from mmjax.errors import UserError
+
+CONFIG, FINGERPRINT = "config.json", "fingerprint.json"
+CHECKPOINTS = "checkpoints"
+BAD_RECORDS = "bad_records.jsonl"
+EVALUATION = "evaluation.json"
+
+MAY_CHANGE = (
+    "train.num_steps",
+    "mesh.",
+    "checkpoint.",
+    "evals.",
+    "logs.",
+    "data.num_threads",
+    "data.prefetch",
+    "data.cache_bytes",
+    "data.max_bad_share",
+)
+"""Keys (or their beginnings) that may differ when a run goes on: they leave its batches and its updates as they are,
+but for a longer `train.num_steps`, which stretches the schedule."""
+
+
+def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str, str]) -> bool:
+    """Makes `workdir` the folder of this run, or goes on with the run that it holds; True where it holds one.
+
+    Raises:
+        UserError: it holds a run of another config or of other preprocessing, or it cannot be written.
+    """
+    goes_on = (workdir / CONFIG).exists()
+    if goes_on:
+        _refuse_other_config(workdir, experiment)
+        check_fingerprint(workdir, fingerprint)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / FINGERPRINT, fingerprint)
+        write_json(workdir / CONFIG, experiment)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written ({error.strerror}): give another --workdir") from error
+    return goes_on
+
+
+def check_fingerprint(workdir: Path, fingerprint: Mapping[str, str]) -> None:
+    """Refuses inputs that are not prepared as those of the run were: they would give a bad score, not an error.
+
+    Raises:
+        UserError: the tokenizer or the image preprocessing differs, by name.
+    """
+    changed = config.differences(read_json(workdir / FINGERPRINT), fingerprint)
+    if changed:
+        names = " and ".join(sorted(changed))
+        raise UserError(
+            f"{workdir}: the {names} is not the one this run was trained with; put back the original, or train anew in "
+            "another --workdir"
+        )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of the run in `workdir`.
+
+    Raises:
+        UserError: there is no run in it.
+    """
+    if not (workdir / CONFIG).exists():
+        raise UserError(f"{workdir} holds no run ({CONFIG} is missing): give the --workdir of python -m mmjax.train")
+    return read_json(workdir / CONFIG)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        UserError: it is not valid JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, or train anew in another --workdir") from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes the file whole or not at all, so that a killed process leaves no half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _refuse_other_config(workdir: Path, experiment: Mapping[str, Any]) -> None:
+    changed = config.differences(read_json(workdir / CONFIG), json.loads(json.dumps(experiment)))
+    refused = {key: values for key, values in changed.items() if not key.startswith(MAY_CHANGE)}
+    if refused:
+        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in sorted(refused.items())[:3])
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise UserError(f"{workdir} holds a run of another config ({shown}{more}): give another --workdir")

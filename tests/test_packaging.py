@@ -1,0 +1,30 @@
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def requirements(name: str) -> set[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith(("#", "-r"))}
+
+
+def test_dev_extra_equals_requirements_dev() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]["dev"]) == requirements("requirements-dev.txt")
+
+
+def test_training_needs_neither_torch_nor_tensorflow() -> None:
+    names = {line.split(">=")[0] for line in requirements("requirements.txt")}
+    assert not names & {"torch", "tensorflow"}
+
+
+def test_every_requirement_has_both_bounds() -> None:
+    for line in requirements("requirements.txt") | requirements("requirements-dev.txt"):
+        assert re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", line), f"{line} needs a lower and an upper bound"
+
+
+def test_scripts_can_be_run() -> None:
+    for script in (ROOT / ".ci" / "run", ROOT / "launch" / "quickstart.sh", ROOT / "launch" / "test.sh"):
+        assert script.stat().st_mode & 0o111, f"chmod +x {script.relative_to(ROOT)}"
