@@ -1,6 +1,8 @@
 """From a config to the parts of a run: what training and evaluation both need."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,8 @@ from flax import nnx
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches
-from mmjax.data.records import Source
-from mmjax.data.sources import open_source
+from mmjax.data.records import BadRecord, Source
+from mmjax.data.sources import list_splits, open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evals.embed import Encoders
@@ -26,6 +28,9 @@ from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
 from mmjax.types import Array, HostBatch, Key, Params
 
+HELD_OUT = ("test", "validation", "val")
+"""Names of splits to evaluate on, the preferred one first, of data that the config does not know."""
+
 
 def open_split(data: DataConfig, split: str) -> Source:
     """The records of one split of the data source.
@@ -34,6 +39,24 @@ def open_split(data: DataConfig, split: str) -> Source:
         UserError: missing or empty data, an unknown split or key.
     """
     return open_source(data.source, split, image_key=data.image_key, text_key=data.text_key, locale=data.locale)
+
+
+def with_source(experiment: Experiment, source: str) -> Experiment:
+    """The experiment on another data source, as `--data` asks for, with the splits that it has.
+
+    It trains on "train", or the first split where none is called so, and is evaluated on the first of `HELD_OUT` that
+    there is; data with one split has nothing held out.
+
+    Raises:
+        UserError: there is no such data.
+    """
+    if source == experiment.data.source:
+        return experiment
+    known = list_splits(source)
+    training = "train" if "train" in known else known[0]
+    held_out = tuple(name for name in HELD_OUT if name in known)[:1]
+    data = replace(experiment.data, source=source, split=training)
+    return replace(experiment, data=data, evals=replace(experiment.evals, splits=held_out))
 
 
 def load_tokenizer(experiment: Experiment) -> Tokenizer:
@@ -130,9 +153,17 @@ def _split_evals(
 
 def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit) -> dict[str, Eval]:
     evals: dict[str, Eval] = {"retrieval": RetrievalEval(encoders, split)}
-    if config.zero_shot is not None:
+    if config.zero_shot is not None and has_classes(split.records):
         evals["zero_shot"] = ZeroShotEval(encoders, split, config.zero_shot)
     return evals
+
+
+def has_classes(records: Any) -> bool:
+    """Whether the first readable record names its class."""
+    for row in range(len(records)):
+        with contextlib.suppress(BadRecord):
+            return records[row].class_name is not None
+    return False
 
 
 def _rounded_up(size: int, divisor: int) -> int:

@@ -128,7 +128,7 @@ def _item_hint(hint: Any, index: int) -> Any:
 
 
 def _with_placeholders(values: dict[str, Any], cls: type) -> dict[str, Any]:
-    """None replaced by a placeholder of the declared type, so that an override is parsed as that type."""
+    """What an override on the command line can be parsed into: None as a placeholder of its type, values as tuples."""
     cls = _load_class(values[CLASS_KEY], "config") if CLASS_KEY in values else cls
     hints = typing.get_type_hints(cls)
     opened = dict(values)
@@ -138,6 +138,8 @@ def _with_placeholders(values: dict[str, Any], cls: type) -> dict[str, Any]:
             opened[key] = ml_collections.config_dict.placeholder(hint if isinstance(hint, type) else object)
         elif isinstance(value, dict):
             opened[key] = _with_placeholders(value, hint)
+        elif isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+            opened[key] = tuple(value)
     return opened
 
 

@@ -1,7 +1,7 @@
 """The whole experiment as one typed config; only the entry points see it whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ from mmjax.training.step import TrainConfig
 class EvalsConfig:
     """What is evaluated, and when; the final state always is.
 
-    `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` is None where the data has no
-    classes.
+    `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out where
+    it is None, and of data whose records name no class.
     """
 
     splits: tuple[str, ...] = ()
@@ -56,10 +56,6 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         """What is kept with the run, as JSON."""
         return config.to_dict(self)
-
-    def with_data(self, source: str) -> "Experiment":
-        """The same experiment on another data source, as `--data` asks for."""
-        return replace(self, data=replace(self.data, source=source))
 
 
 def from_values(values: Mapping[str, Any]) -> Experiment:

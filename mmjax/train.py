@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     values = command_line.parse_flags("mmjax.train", arguments, FLAGS)
     experiment = from_values(command_line.require(values, "config", "mmjax.train"))
     if values["data"] is not None:
-        experiment = experiment.with_data(values["data"])
+        experiment = assembly.with_source(experiment, values["data"])
     train(experiment, Path(command_line.require(values, "workdir", "mmjax.train")))
 
 

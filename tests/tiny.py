@@ -9,7 +9,7 @@ from mmjax.types import HostBatch
 
 VOCAB_SIZE, CONTEXT_LEN, IMAGE_SIZE = 100, 8, 16
 EOS_ID = VOCAB_SIZE - 1
-SIZE = {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 8}
+SIZE = {"width": 32, "depth": 2, "mlp_dim": 32, "num_heads": 8}
 
 CLIP = DualEncoderConfig(
     image=ViTConfig(
@@ -43,7 +43,7 @@ CLIP = DualEncoderConfig(
 SIGLIP = DualEncoderConfig(
     image=ViTConfig(**SIZE, image_size=IMAGE_SIZE, patch_size=8),
     text=TextConfig(**SIZE, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN),
-    embed_dim=16,
+    embed_dim=32,
 )
 """As SigLIP: attention pooling, bidirectional text with its last token, bias."""
 

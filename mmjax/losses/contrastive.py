@@ -50,7 +50,7 @@ def softmax(
     """The mean of both directions of -1/b sum_ij q_ij log p_ij, where p_ij = softmax_j(exp(log_scale) x_i . y_j).
 
     The target q_ij is 1 / (number of pairs of i) for a pair and 0 otherwise: its mass is split evenly over them.
-    With one pair a row, -1/b sum_i log p_ii. Arguments as in `sigmoid`, so that either can stand where the other does; a
+    With one pair a row, -1/b sum_i log p_ii. Arguments as in `sigmoid`, so that either can stand for the other; a
     `bias` cancels out of a softmax and is not used.
 
     Source: Radford et al. (2021), fig. 3; several pairs as in Khosla et al. (2020), eq. 2, sum outside the logarithm.

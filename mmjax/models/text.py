@@ -106,9 +106,7 @@ class TextTransformer(nnx.Module):
                 keys[5], width, config.num_heads, config.mlp_dim, activation=config.activation, norm_eps=eps
             )
 
-    def __call__(
-        self, text_ids: Array, text_mask: Array, key: Key | None = None
-    ) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, text_ids: Array, text_mask: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         """The features (b, d) of texts: `text_ids` int32 (b, t) and `text_mask` bool (b, t), True for real tokens.
 
         `key` switches dropout on. Extras: `tokens` (b, t, d), normalised; `features`.
@@ -128,7 +126,7 @@ class TextTransformer(nnx.Module):
         length = text_ids.shape[1]
         if length > self.config.context_len:
             raise UserError(
-                f"texts of {length} tokens do not fit context_len = {self.config.context_len}: raise it or cut the texts"
+                f"texts of {length} tokens do not fit context_len = {self.config.context_len}: raise it or cut them"
             )
         dtype = jnp.dtype(self.config.compute_dtype)
         return self.tokens(text_ids, dtype) + weight(self.positions, dtype)[:length]

@@ -1,5 +1,6 @@
 """One Transformer layer: attention and feed-forward, each on a residual branch."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -55,9 +56,8 @@ class Block(nnx.Module):
     ) -> Array:
         """x (b, t, d) -> (b, t, d); `mask` as in `Attention`."""
         shares_key, attention_key, mlp_key = split(key, 3)
-        x = self._residual(
-            x, lambda y: self.attention(y, mask=mask, key=shares_key), self.attention_norm, drop_path_rate, attention_key
-        )
+        attend = functools.partial(self.attention, mask=mask, key=shares_key)
+        x = self._residual(x, attend, self.attention_norm, drop_path_rate, attention_key)
         return self._residual(x, self.mlp, self.mlp_norm, drop_path_rate, mlp_key)
 
     def _residual(

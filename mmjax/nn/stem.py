@@ -1,7 +1,6 @@
 """From pixels to patch tokens: one linear map of a patch, or a few small convolutions."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 

@@ -23,10 +23,10 @@ from tests.tolerances import LAYER, above, relative_errors
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 CONV = replace(
     tiny.SIGLIP,
-    image=replace(tiny.SIGLIP.image, stem="conv", qk_norm=True, dropout_rate=0.1, drop_path_rate=0.1),
-    text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True, attention_dropout_rate=0.1),
+    image=replace(tiny.SIGLIP.image, stem="conv", qk_norm=True, drop_path_rate=0.1),
+    text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True),
 )
-"""SigLIP with what it does not have: convolutional stem, qk-norm, a text mask and every kind of dropout."""
+"""SigLIP with what it does not have: convolutional stem, qk-norm, a text mask and dropped paths."""
 MODELS = {"clip": (tiny.CLIP, contrastive.softmax), "siglip_conv": (CONV, contrastive.sigmoid)}
 
 

@@ -80,10 +80,11 @@ def _text(state: StateDict, num_heads: int) -> Tree:
 
 def _block(state: StateDict, num_heads: int) -> Tree:
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
-    attention = {ours: _into_heads(linear(under(state, f"self_attn.{name}")), num_heads) for ours, name in names.items()}
+    layers = {ours: linear(under(state, f"self_attn.{name}")) for ours, name in names.items()}
+    out = _from_heads(linear(under(state, "self_attn.out_proj")), num_heads)
     return {
         "attention_norm": norm(under(state, "layer_norm1")),
-        "attention": {**attention, "out": _from_heads(linear(under(state, "self_attn.out_proj")), num_heads)},
+        "attention": {**{name: _into_heads(layer, num_heads) for name, layer in layers.items()}, "out": out},
         "mlp_norm": norm(under(state, "layer_norm2")),
         "mlp": _mlp(under(state, "mlp")),
     }
@@ -91,9 +92,7 @@ def _block(state: StateDict, num_heads: int) -> Tree:
 
 def _map_pool(state: StateDict, num_heads: int) -> Tree:
     joint = zip(*(np.split(state[f"attention.in_proj_{kind}"], 3) for kind in ("weight", "bias")), strict=True)
-    query, key, value = (
-        _into_heads(linear({"weight": weight, "bias": bias}), num_heads) for weight, bias in joint
-    )
+    query, key, value = (_into_heads(linear({"weight": weight, "bias": bias}), num_heads) for weight, bias in joint)
     out = _from_heads(linear(under(state, "attention.out_proj")), num_heads)
     return {
         "probe": state["probe"][0],

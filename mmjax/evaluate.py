@@ -1,0 +1,109 @@
+"""Scores a finished run: `python -m mmjax.evaluate --workdir DIR [--data SPEC] [--split NAME] [--json FILE]`."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from mmjax import assembly, command_line, workdir
+from mmjax.data.preprocess import preprocess
+from mmjax.data.sources import list_splits
+from mmjax.evals.retrieval import RetrievalEval
+from mmjax.experiment import Experiment, from_values
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.report.gallery import make_gallery, save_gallery
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.types import Params
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parsed(arguments)
+    directory = options.workdir
+    experiment = chosen_data(from_values(workdir.read_config(directory)), options.data, options.split)
+    tokenizer = assembly.load_tokenizer(experiment)
+    workdir.check_fingerprint(directory, assembly.fingerprint(experiment, tokenizer))
+    mesh = make_mesh(MeshConfig())
+    with jax.set_mesh(mesh):
+        program = assembly.program(experiment, mesh)
+        encoders = assembly.encoders(program.model.graphdef, mesh)
+        evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory)
+        checkpoints = Checkpoints(directory / workdir.CHECKPOINTS)
+        state, _ = checkpoints.restore(program.abstract_state, options.step)
+        results = evaluation(state.eval_params)
+        if options.data is None:
+            save_examples(directory, evaluation, experiment, state.eval_params)
+    show(results)
+    if options.json is not None:
+        write_json(options.json, summary(experiment, int(state.step), results))
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mmjax.evaluate", description="Scores a finished run.")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data", help="data to score on: emoji, imagefolder:DIR or tfds:DIR; the run's own by default")
+    parser.add_argument("--split", help="split of the data; by default those of the config, or test or validation")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; the last one by default")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    return parser.parse_args(arguments)
+
+
+def chosen_data(experiment: Experiment, source: str | None, split: str | None) -> Experiment:
+    """The experiment with the data that the command line asks for; every split of it where none is held out."""
+    if source is not None:
+        experiment = assembly.with_source(experiment, source)
+    splits = (split,) if split is not None else experiment.evals.splits or list_splits(experiment.data.source)
+    return replace(experiment, evals=replace(experiment.evals, splits=splits))
+
+
+def save_examples(
+    directory: Path, evaluation: assembly.Evaluation, experiment: Experiment, params: Params
+) -> None:
+    """Keeps a cross-section of the headline split's answers for the report."""
+    split = next(iter(evaluation.splits.values())).split
+    images = split.embed_images(evaluation.encoders, params)
+    pairs = RetrievalEval(evaluation.encoders, split).pair(params, images)
+    if jax.process_index() == 0:
+        records = assembly.open_split(experiment.data, experiment.evals.splits[0])
+        gallery = make_gallery(pairs, lambda row: preprocess(records[row].image, experiment.data.preprocess))
+        save_gallery(directory, gallery)
+
+
+def summary(experiment: Experiment, step: int, results: dict[str, Any]) -> dict[str, Any]:
+    """What scripts read: the results of the first split at the top, and those of all splits below."""
+    headline = experiment.evals.splits[0]
+    uses_ema = experiment.train.ema_decay > 0
+    about = {"data": experiment.data.source, "split": headline, "step": step, "ema": uses_ema}
+    return {**results[headline], **about, "splits": results}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(path, values)
+
+
+def show(results: dict[str, Any]) -> None:
+    """The results as a table, one row a split and direction."""
+    table = Table("split", "direction", "R@1", "R@5", "R@10", "candidates")
+    for split, evals in results.items():
+        retrieval = evals["retrieval"]
+        for direction, candidates in (("image_to_text", "num_candidates"), ("text_to_image", "num_images")):
+            recalls = (f"{value:.1%}" for value in retrieval[direction].values())
+            table.add_row(split, direction.replace("_", " "), *recalls, str(retrieval[candidates]))
+    console = Console()
+    console.print(table)
+    for split, evals in results.items():
+        if "zero_shot" in evals:
+            zero_shot = evals["zero_shot"]
+            console.print(
+                f"{split}: zero-shot top-1 {zero_shot['top1']:.1%}, top-5 {zero_shot['top5']:.1%} "
+                f"of {zero_shot['num_classes']} classes"
+            )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

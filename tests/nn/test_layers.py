@@ -1,0 +1,120 @@
+"""Norms, activations, pooling, stems and positions, each against numpy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from mmjax.nn import positions
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norm import LayerNorm, l2_normalise
+from mmjax.nn.pooling import MapPool, masked_mean, take_position
+from mmjax.nn.stem import ConvStem, convolve, patches_of
+from tests.tolerances import LAYER
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_layer_norm():
+    x = random(3, 16) * 5 + 2
+    norm = LayerNorm(jax.random.key(0), 16, eps=1e-6)
+    norm.scale[...], norm.bias[...] = jnp.full(16, 2.0), jnp.full(16, 1.0)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * 2 + 1
+    assert np.allclose(norm(x), expected, rtol=LAYER, atol=LAYER)
+
+
+def test_layer_norm_computes_in_float32():
+    x = (random(3, 16) * 0.01 + 100).astype(jnp.bfloat16)
+    norm = LayerNorm(jax.random.key(0), 16)
+    assert norm(x).dtype == jnp.bfloat16
+    assert np.array_equal(norm(x), norm(x.astype(np.float32)).astype(jnp.bfloat16))
+
+
+def test_normalised_vectors_have_length_one_and_zero_stays_zero():
+    x = np.concatenate([random(3, 4), np.zeros((1, 4), np.float32)])
+    assert np.allclose(np.linalg.norm(l2_normalise(x), axis=1), [1, 1, 1, 0], atol=LAYER)
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(l2_normalise(x) ** 3))(x)).all()
+
+
+def test_activations():
+    x = np.linspace(-4, 4, 33)
+    erf = np.asarray([math.erf(value / math.sqrt(2)) for value in x])
+    expected = {
+        "gelu": x * (1 + erf) / 2,
+        "gelu_tanh": x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+    }
+    assert expected.keys() == ACTIVATIONS.keys()
+    for name, values in expected.items():
+        assert np.allclose(ACTIVATIONS[name](x.astype(np.float32)), values, atol=LAYER), name
+
+
+def test_take_position_ignores_the_others():
+    x = random(2, 3, 4)
+    x[0, 0] = np.nan
+    assert np.array_equal(take_position(x, jnp.asarray([2, 0])), x[[0, 1], [2, 0]])
+
+
+def test_masked_mean():
+    x, mask = random(2, 3, 4), np.asarray([[True, False, True], [False] * 3])
+    assert np.allclose(masked_mean(x, mask), np.stack([x[0, [0, 2]].mean(0), np.zeros(4)]), atol=LAYER)
+
+
+def test_map_pool_does_not_see_what_is_masked():
+    x, mask = random(2, 3, 8), np.asarray([[True, True, False]] * 2)
+    pool = MapPool(jax.random.key(0), 8, 2, 16, activation="gelu")
+    assert np.allclose(jax.jit(pool)(x, mask), jax.jit(pool)(x[:, :2]), atol=LAYER)
+
+
+def test_patches_are_squares_row_by_row_and_the_rest_is_left_out():
+    image = random(2, 5, 7, 3)
+    patches = patches_of(jnp.asarray(image), 2)
+    assert patches.shape == (2, 6, 12)
+    assert np.array_equal(patches[1, 4], image[1, 2:4, 2:4].reshape(-1))
+
+
+def test_convolution_and_its_gradients():
+    features, kernel = random(2, 6, 4, 3), random(3, 3, 3, 5)
+    padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 3, 2, 5))
+    for y, x in np.ndindex(3, 2):
+        expected[:, y, x] = np.einsum("byxc,yxcz->bz", padded[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3], kernel)
+    assert np.allclose(convolve(features, kernel), expected, atol=LAYER)
+    check_grads(convolve, (features, kernel), order=1, modes=["rev"], rtol=1e-2)
+
+
+def test_convolutional_stem_gives_one_token_a_patch():
+    def channels_and_tokens(image: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        stem = ConvStem(jax.random.key(0), 8, 32, activation="gelu")
+        return [stage.kernel[...] for stage in stem.stages], stem(image)
+
+    kernels, tokens = jax.eval_shape(channels_and_tokens, random(2, 16, 24, 3))
+    assert [kernel.shape for kernel in kernels] == [(3, 3, 3, 8), (3, 3, 8, 16), (3, 3, 16, 32)]
+    assert tokens.shape == (2, 6, 32)
+
+
+def test_sincos_positions_are_distinct_and_separate_the_axes():
+    table = positions.sincos_2d((3, 4), 16)
+    assert table.shape == (12, 16)
+    assert len(np.unique(table.round(4), axis=0)) == 12
+    grid = table.reshape(3, 4, 16)
+    assert np.allclose(grid[0, :, :8], grid[2, :, :8])
+    assert np.allclose(grid[:, 0, 8:], grid[:, 3, 8:])
+    assert grid[1, 2, 0] == pytest.approx(math.sin(2), rel=LAYER)
+
+
+def test_resized_positions_keep_the_class_token_and_a_plane():
+    """A plane is reproduced by linear interpolation away from the border."""
+    rows = np.mgrid[:4, :4].sum(0).reshape(-1, 1).astype(np.float32)
+    table = np.concatenate([[[9.0]], rows]).astype(np.float32)
+    resized = positions.resize(table, (4, 4), (8, 8), num_prefix=1, method="linear")
+    assert resized[0] == 9
+    inner = resized[1:].reshape(8, 8)[1:7, 1:7]
+    expected = np.mgrid[:8, :8].sum(0)[1:7, 1:7] / 2 - 0.5
+    assert np.allclose(inner, expected, atol=LAYER)
+    assert positions.resize(table, (4, 4), (4, 4), num_prefix=1) is not None
