@@ -24,14 +24,14 @@ from mmjax.models import sizes
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
-from mmjax.objectives.contrastive import ContrastiveConfig
+from mmjax.objectives.contrastive import ContrastiveConfig, Kind
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.rules import batch_sharding
 from mmjax.training.cost import step_cost
 from mmjax.training.program import Program, batch_shapes, build_program
 from mmjax.training.step import TrainConfig
-from mmjax.types import Batch
+from mmjax.types import Batch, BatchSpec
 
 MATMUL_SIZE = 4096
 TINY_SIZE = sizes.Size(width=64, depth=2, mlp_dim=128, num_heads=4)
@@ -82,7 +82,7 @@ def configured(options: argparse.Namespace) -> DualEncoderConfig:
 
 def compiled(model: DualEncoderConfig, batch_size: int, mesh: jax.sharding.Mesh) -> tuple[Program, float]:
     """The program of the model with AdamW, its step compiled ahead of time, and the seconds that took."""
-    kind = "softmax" if model.logit_bias is None else "sigmoid"
+    kind: Kind = "softmax" if model.logit_bias is None else "sigmoid"
     program = build_program(
         lambda key: DualEncoder(model, key),
         ContrastiveConfig(kind).build(),
@@ -92,11 +92,11 @@ def compiled(model: DualEncoderConfig, batch_size: int, mesh: jax.sharding.Mesh)
         batch_shapes(batch_size, model.image.image_size, model.text.context_len, mesh),
     )
     start = time.perf_counter()
-    step = program.step.lower(program.abstract_state, program.batch_spec).compile()
+    step: Any = program.step.lower(program.abstract_state, program.batch_spec).compile()
     return program._replace(step=step), time.perf_counter() - start
 
 
-def random_batch(spec: Batch, mesh: jax.sharding.Mesh) -> Batch:
+def random_batch(spec: BatchSpec, mesh: jax.sharding.Mesh) -> Batch:
     rng = np.random.default_rng(0)
     shapes = {name: leaf.shape for name, leaf in spec.items()}
     host: dict[str, np.ndarray] = {

@@ -1,6 +1,8 @@
 """From a config to the parts of a run: what training and evaluation both need."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
-from mmjax.types import Array, HostBatch, Key, Params
+from mmjax.types import Array, Key, Params
 
 HELD_OUT = ("test", "validation", "val")
 """Names of splits to evaluate on, the preferred one first, of data that the config does not know."""
@@ -77,7 +79,10 @@ def load_tokenizer(experiment: Experiment) -> Tokenizer:
 
 def fingerprint(experiment: Experiment, tokenizer: Tokenizer) -> dict[str, str]:
     """Digests of what turns a record into model input; a run is only scored with the ones it was trained with."""
-    return {"tokenizer": tokenizer.fingerprint(), "image preprocessing": experiment.data.preprocess.fingerprint()}
+    image = experiment.model.image
+    pixels = [experiment.data.preprocess.fingerprint(), list(image.image_mean), list(image.image_std)]
+    image_digest = hashlib.sha256(json.dumps(pixels).encode()).hexdigest()
+    return {"tokenizer": tokenizer.fingerprint(), "image preprocessing": image_digest}
 
 
 def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:

@@ -1,6 +1,6 @@
 """How every `python -m mmjax.X` reads its arguments and ends: flags in, one line and a status out."""
 
-import contextlib
+import errno
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,23 +9,34 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from mmjax.config_file import check_keys, load_config
 from mmjax.errors import UserError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 128 + signal.SIGINT
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], object]) -> None:
     """Calls `main` with the arguments of the process and exits with its status."""
     sys.exit(status(main, sys.argv[1:]))
 
 
-def status(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """0 when `main(arguments)` returns, 2 after a `UserError`, 130 after Ctrl-C; a bug keeps its traceback."""
+def status(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
+    """0 when `main(arguments)` returns, 2 after a `UserError` or a full disk, 130 after Ctrl-C.
+
+    A bug keeps its traceback.
+    """
     try:
         main(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        print(f"error: no space left{place}: free some, then run the same command again", file=sys.stderr)
         return USER_ERROR_STATUS
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on from the last checkpoint", file=sys.stderr)
@@ -36,24 +47,26 @@ def status(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> i
 def parse_flags(program: str, arguments: Sequence[str], strings: Mapping[str, str]) -> dict[str, Any]:
     """The values of `--config` (with its `--config.a.b=value` overrides) and of the string flags named in `strings`.
 
+    What is not given is None.
+
     Raises:
-        UserError: an unknown flag or config key (with the nearest names), a value of the wrong type, a config file that
-            cannot be loaded, or a flag that is not given and has no default.
+        UserError: an unknown flag or config key (with the nearest names), a value of the wrong type, or a config file
+            that cannot be loaded.
     """
-    argv = [f"python -m {program}", *arguments]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", help_string="config file", flag_values=values, sys_argv=argv)
+    path, others = _split_config(arguments, program)
+    values, argv = flags.FlagValues(), [f"python -m {program}", *others]
+    flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
     for name, help_text in strings.items():
         flags.DEFINE_string(name, None, help_text, flag_values=values)
-    flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
-    with _one_line_errors(program):
-        rest = values(argv)
-        if values.help:
-            _show_help(program, strings)
-        config = values.config
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value; see python -m {program} --help")
-    return {"config": config, **{name: getattr(values, name) for name in strings}}
+    if path is not None:
+        config = load_config(path)
+        check_keys(config, others)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    _parse(values, argv, program)
+    if values.help:
+        _show_help(program, strings)
+    given = {name: getattr(values, name) for name in strings}
+    return {"config": None if path is None else values.config, **given}
 
 
 def require(values: Mapping[str, Any], name: str, program: str) -> Any:
@@ -67,25 +80,37 @@ def require(values: Mapping[str, Any], name: str, program: str) -> Any:
     return values[name]
 
 
-@contextlib.contextmanager
-def _one_line_errors(program: str):  # noqa: ANN202
-    """What absl and ml_collections raise while they parse, as one line each."""
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _split_config(arguments: Sequence[str], program: str) -> tuple[str | None, list[str]]:
+    """The path of `--config=PATH` or `--config PATH`, and the other arguments."""
+    path, others, rest = None, [], iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            others.append(argument)
+            continue
+        path = value if equals else next(rest, "")
+        if not path:
+            raise UserError(f"--config has no value: give a config file; see python -m {program} --help")
+    return path, others
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str], program: str) -> None:
+    """Gives `values` the values in `argv`.
+
+    Raises:
+        UserError: what absl and ml_collections raise, and what is no flag.
+    """
     try:
-        yield
+        rest = values(argv)
     except flags.Error as error:
-        raise UserError(f"{_joined(error)}: see python -m {program} --help") from error
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key {_joined(error)}: correct the --config override") from error
-    except IndexError as error:
-        raise UserError(f"a --config override has an index out of range: {_joined(error)}") from error
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"the config cannot be loaded: {_joined(error)}: give an existing configs/NAME.py") from error
-
-
-def _joined(error: BaseException) -> str:
-    """The message of an exception on one line."""
-    text = str(error.args[0]) if error.args else str(error)
-    return " ".join(text.replace('"', "'").split())
+        raise UserError(f"{error}: see python -m {program} --help") from error
+    if len(rest) > 1:
+        remedy = f"flags are written --name=value; see python -m {program} --help"
+        raise UserError(f"unexpected argument {rest[1]!r}: {remedy}")
 
 
 def _show_help(program: str, strings: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 A config is written once, as frozen dataclasses that stand beside the code they configure. `to_config_dict` opens it for
 overrides on the command line; `from_dict` closes it again, checks every name and type, and says in one line what is
-wrong. Where a field is declared with a base class, the dict names the class that was used, so that there is no registry.
+wrong. Where a field is declared with a base class, the dict names the class that was used: there is no registry.
 """
 
 import dataclasses
@@ -79,7 +79,8 @@ def _to_plain(value: Any, hint: Any) -> Any:
         return to_dict(value, _without_none(hint))
     if isinstance(value, tuple):
         return [_to_plain(item, _item_hint(hint, i)) for i, item in enumerate(value)]
-    return value
+    # A whole number in a field of type float would make its override parse as int.
+    return float(value) if _without_none(hint) is float and value is not None else value
 
 
 def _from_plain(value: Any, hint: Any, path: str) -> Any:
@@ -98,6 +99,9 @@ def _from_plain(value: Any, hint: Any, path: str) -> Any:
 def _tuple_from(value: Any, hint: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise UserError(f"{path} must be a sequence, not {value!r}: write it as (a, b)")
+    arguments = typing.get_args(hint)
+    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        raise UserError(f"{path} must have {len(arguments)} values, not {len(value)}: give that many")
     return tuple(_from_plain(item, _item_hint(hint, i), f"{path}[{i}]") for i, item in enumerate(value))
 
 
@@ -111,7 +115,8 @@ def _leaf_from(value: Any, hint: type, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{path} must be {hint.__name__}, not {value!r}: change it on the command line or in the config")
+        remedy = "change it on the command line or in the config"
+        raise UserError(f"{path} must be {hint.__name__}, not {value!r}: {remedy}")
     return value
 
 
@@ -146,9 +151,13 @@ def _with_placeholders(values: dict[str, Any], cls: type) -> dict[str, Any]:
 def _load_class(name: str, path: str) -> type:
     module, _, qualname = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), qualname)
+        cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{path}.{CLASS_KEY} = {name!r} cannot be imported ({error}): write it as module:Class") from error
+        problem = f"{path}.{CLASS_KEY} = {name!r} cannot be imported ({error})"
+        raise UserError(f"{problem}: write it as module:Class") from error
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"{path}.{CLASS_KEY} = {name!r} is not a config class: name a dataclass as module:Class")
+    return cls
 
 
 def _refuse_missing(cls: type, arguments: Mapping[str, Any], path: str) -> None:

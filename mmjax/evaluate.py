@@ -60,9 +60,7 @@ def chosen_data(experiment: Experiment, source: str | None, split: str | None) -
     return replace(experiment, evals=replace(experiment.evals, splits=splits))
 
 
-def save_examples(
-    directory: Path, evaluation: assembly.Evaluation, experiment: Experiment, params: Params
-) -> None:
+def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: Experiment, params: Params) -> None:
     """Keeps a cross-section of the headline split's answers for the report."""
     split = next(iter(evaluation.splits.values())).split
     images = split.embed_images(evaluation.encoders, params)

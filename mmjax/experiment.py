@@ -25,8 +25,8 @@ from mmjax.training.step import TrainConfig
 class EvalsConfig:
     """What is evaluated, and when; the final state always is.
 
-    `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out where
-    it is None, and of data whose records name no class.
+    `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out
+    where it is None, and of data whose records name no class.
     """
 
     splits: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ Run again with the same workdir, it goes on from the last checkpoint.
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -14,6 +13,7 @@ from mmjax import assembly, command_line, workdir
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.loader import train_batches
 from mmjax.data.placement import place
+from mmjax.data.records import Source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment, check_mesh, from_values
 from mmjax.parallel.mesh import make_mesh
@@ -51,6 +51,8 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     """
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
+    # All that can be wrong is opened before the workdir is claimed, so that the corrected command may use it.
+    source = assembly.open_split(experiment.data, experiment.data.split)
     tokenizer = assembly.load_tokenizer(experiment)
     fingerprint = assembly.fingerprint(experiment, tokenizer)
     with jax.set_mesh(mesh):
@@ -58,18 +60,18 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         encoders = assembly.encoders(program.model.graphdef, mesh)
         evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory)
         workdir.claim(directory, experiment.to_dict(), fingerprint)
-        checkpoints = Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)
-        state = first_state(program, checkpoints)
-        with opened_logs(experiment, directory, program, checkpoints, int(state.step)) as logs:
-            record = {"config": experiment.to_dict(), "fingerprint": fingerprint}
-            hooks = (
-                loop.Evaluate(evaluation, logs, experiment.evals.every_steps),
-                loop.Save(checkpoints, record, logs, experiment.checkpoint.every_steps),
-            )
-            batches = global_batches(experiment, tokenizer, mesh, directory, int(state.step))
-            state = loop.run(state, program.step, batches, hooks, logs, experiment.train.num_steps)
-            checkpoints.close()
-            say_end(logs, directory, experiment)
+        with contextlib.closing(Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)) as checkpoints:
+            state = first_state(program, checkpoints)
+            batches = global_batches(experiment, source, tokenizer, mesh, directory, int(state.step))
+            with opened_logs(experiment, directory, program, checkpoints, int(state.step)) as logs:
+                record = {"config": experiment.to_dict(), "fingerprint": fingerprint}
+                hooks = (
+                    loop.Evaluate(evaluation, logs, experiment.evals.every_steps),
+                    loop.Save(checkpoints, record, logs, experiment.checkpoint.every_steps),
+                )
+                state = loop.run(state, program.step, batches, hooks, logs, experiment.train.num_steps)
+                checkpoints.wait()
+                say_end(logs, directory, experiment)
     return state
 
 
@@ -82,11 +84,15 @@ def first_state(program: Program, checkpoints: Checkpoints) -> TrainState:
 
 
 def global_batches(
-    experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, directory: Path, start_step: int
+    experiment: Experiment,
+    source: Source,
+    tokenizer: Tokenizer,
+    mesh: jax.sharding.Mesh,
+    directory: Path,
+    start_step: int,
 ) -> Iterator[Batch]:
     """The batches of the steps from `start_step` on, on the devices of `mesh`."""
     data = experiment.data
-    source = assembly.open_split(data, data.split)
     host_batches = train_batches(
         data,
         source,
@@ -109,7 +115,8 @@ def opened_logs(
     """The logs of the run; only the first process writes them."""
     config, num_steps = experiment.logs, experiment.train.num_steps
     is_first = jax.process_index() == 0
-    writer: Any = MetricsWriter(directory, start_step, config.metrics, experiment.to_dict()) if is_first else NullWriter()
+    written = experiment.to_dict()
+    writer = MetricsWriter(directory, start_step, config.metrics, written) if is_first else NullWriter()
     with ProgressBar(num_steps, start_step) as progress:
         logs = Logs(
             writer,

@@ -13,6 +13,7 @@ A letter outside the glossary is a dimension of one layer alone, never sharded: 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +27,15 @@ Params = dict[str, Any]
 Batch = Mapping[str, Array]
 """`image` uint8 (b, y, x, 3); `text_ids` int32 (b, t); `text_mask` bool (b, t), True means use it; `ids` int32 (b,),
 equal ids are positives; `weights` float32 (b,), 0 means that the row counts nothing."""
+BatchSpec = Mapping[str, jax.ShapeDtypeStruct]
+"""Shapes, types and shardings of a `Batch`."""
 HostBatch = dict[str, np.ndarray]
 """The same on the host, before it is placed on devices."""
 
 
-class Mean(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mean:
     """A mean that merges: sum and count, so that ragged last batches and many hosts give the right value."""
 
     sum: Array

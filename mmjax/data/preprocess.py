@@ -20,22 +20,18 @@ TRANSFORM_VERSION = 1
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How an image becomes the model's input.
+    """How an image becomes uint8 pixels of one size; the model normalises them on the device.
 
     Attributes:
       image_size: side of the square, in pixels.
       resize: "squash" scales both sides to image_size (SigLIP); "crop" scales the shorter one, and cuts the middle out
         of the longer (CLIP).
       interpolation: "nearest", "bilinear", "bicubic" or "lanczos", Pillow's, with antialiasing.
-      mean, std: per channel, of pixels in [0, 1]; the model's input is (pixel / 255 - mean) / std, computed on device.
-        The defaults map to [-1, 1], as in SigLIP.
     """
 
     image_size: int = 64
     resize: str = "squash"
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:

@@ -43,7 +43,7 @@ def parse_spec(spec: str) -> tuple[str, Path]:
     """Returns (kind, folder); raises UserError when the specification is none of KINDS."""
     kind, colon, folder = spec.partition(":")
     if kind not in ("emoji", "imagefolder", "tfds"):
-        raise unknown_name("data.source", spec, KINDS)
+        raise unknown_name("data.source", kind, KINDS)
     if (kind == "emoji") == bool(colon) or (colon and not folder):
         raise UserError(f"data.source {spec!r} is incomplete: write one of {', '.join(KINDS)}")
     return kind, Path(folder).expanduser()

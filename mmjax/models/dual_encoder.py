@@ -39,7 +39,7 @@ class DualEncoderConfig:
     log_scale: float = math.log(10)
     logit_bias: float | None = -10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for tower in ("image", "text"):
             width, projection = getattr(self, tower).width, getattr(self, f"{tower}_projection")
             if projection == "none" and width != self.embed_dim:

@@ -66,7 +66,7 @@ class TextConfig:
     remat: Remat = "none"
     unroll: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise UserError(f"num_heads {self.num_heads} does not divide width {self.width}: change either")
 

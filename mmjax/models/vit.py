@@ -66,7 +66,7 @@ class ViTConfig:
     remat: Remat = "none"
     unroll: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.image_size < self.patch_size:
             raise UserError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}: change either")
         if self.width % self.num_heads:

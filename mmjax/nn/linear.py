@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jax.typing import DTypeLike
 
 from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
@@ -53,7 +54,7 @@ class Linear(nnx.Module):
 def glorot_uniform(num_inputs: int) -> Initializer:
     """Uniform in +-sqrt(6 / (inputs + outputs)) over the flattened axes (Glorot & Bengio, 2010, eq. 16)."""
 
-    def init(key, shape, dtype):
+    def init(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         fans = math.prod(shape[:num_inputs]), math.prod(shape[num_inputs:])
         return initializers.xavier_uniform()(key, fans, dtype).reshape(shape)
 

@@ -34,9 +34,8 @@ def resize(
     """A learned table (num_prefix + old patches, d) interpolated to (num_prefix + new patches, d).
 
     The first `num_prefix` rows (the class token's) are copied. Going down, the kernel is widened so that nothing
-    aliases. The values are those of torch's `interpolate(mode="bilinear", antialias=True)` and, for "cubic" going
-    down, of the like bicubic; going up, the cubic kernel is Keys's with a = -0.5, where torch's plain bicubic
-    has a = -0.75.
+    aliases. The values are those of torch's `interpolate` with `antialias=True`; "cubic" is Keys's kernel with
+    a = -0.5, where torch without antialiasing has a = -0.75.
     """
     if old_grid == new_grid:
         return jnp.asarray(table)

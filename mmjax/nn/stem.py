@@ -1,6 +1,7 @@
 """From pixels to patch tokens: one linear map of a patch, or a few small convolutions."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
@@ -11,6 +12,7 @@ from mmjax.nn.parameter import parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
+NUM_COLOURS = 3
 KERNEL_SIZE, STRIDE = 3, 2
 """Of each convolution of the convolutional stem (Xiao et al., 2021, sec. 4)."""
 
@@ -30,7 +32,7 @@ class PatchStem(nnx.Module):
 
     def __init__(self, key: Key, patch_size: int, width: int, *, bias: bool):
         self.patch_size = patch_size
-        shape = (patch_size * patch_size * 3, width)
+        shape = (patch_size * patch_size * NUM_COLOURS, width)
         self.projection = Linear(key, "cd", shape, bias=bias, init=initializers.lecun_normal())
 
     def __call__(self, image: Array) -> Array:
@@ -47,7 +49,7 @@ class ConvStem(nnx.Module):
 
     def __init__(self, key: Key, patch_size: int, width: int, *, activation: Activation, norm_eps: float = 1e-6):
         num_convs = patch_size.bit_length() - 1
-        channels = [3, *(max(width >> (num_convs - 1 - stage), 8) for stage in range(num_convs))]
+        channels = [NUM_COLOURS, *(max(width >> (num_convs - 1 - stage), 8) for stage in range(num_convs))]
         keys = jax.random.split(key, num_convs + 1)
         self.stages = nnx.List(
             ConvStage(keys[stage], channels[stage], channels[stage + 1], activation=activation, norm_eps=norm_eps)
@@ -80,7 +82,23 @@ class ConvStage(nnx.Module):
 
 
 def convolve(features: Array, kernel: Array) -> Array:
-    """The convolution of features (b, y, x, c) with a kernel (3, 3, c, z), stride 2, one pixel of zeros around."""
+    """The convolution of features (b, y, x, c) with a kernel (3, 3, c, z), stride 2, one pixel of zeros around.
+
+    Pixels, of 3 channels, are multiplied as a matrix of windows: on CPU that takes a third of the time of the
+    compiler's convolution, whose weight gradient is slow there. From 24 channels on the convolution is as fast.
+    """
+    if features.shape[-1] == NUM_COLOURS:
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        return jnp.einsum("byxc,cz->byxz", windows(features), flat, out_sharding=rules.spec("byxz"))
+    padding = ((1, 1), (1, 1))
     return jax.lax.conv_general_dilated(
-        features, kernel, (STRIDE, STRIDE), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        features, kernel, (STRIDE, STRIDE), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def windows(features: Array) -> Array:
+    """What each output of the convolution sees: features (b, y, x, c) -> (b, y/2, x/2, 3 * 3 * c)."""
+    _, height, width, _ = features.shape
+    padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [(y, x) for y in range(KERNEL_SIZE) for x in range(KERNEL_SIZE)]
+    return jnp.concatenate([padded[:, y : y + height : STRIDE, x : x + width : STRIDE] for y, x in shifts], axis=-1)

@@ -2,9 +2,7 @@
 
 from typing import Any, Protocol
 
-from flax import nnx
-
-from mmjax.types import Array, Batch, Key, Loss
+from mmjax.types import Array, Batch, BatchSpec, Key, Loss
 
 Embeddings = dict[str, Array]
 ObjectiveState = dict[str, Any]
@@ -15,22 +13,27 @@ class Objective(Protocol):
 
     `encode` maps examples to embeddings, each example on its own; `loss` sees all embeddings of the global batch. The
     split is what lets the step run `encode` in microbatches and still differentiate the loss of the whole batch.
+    `model` is the `nnx.Module` that the recipe is written for.
     """
 
-    decomposes: bool
-    """True where the loss of a batch is the sum of its examples' losses, so that microbatches may be summed. Never true
-    of a contrastive loss, where each example is the others' negative."""
+    @property
+    def decomposes(self) -> bool:
+        """True where the loss of a batch is the sum of its examples' losses, so that microbatches may be summed.
 
-    def init_state(self, model: nnx.Module, batch_spec: Batch) -> ObjectiveState:
+        Never true of a contrastive loss, where each example is the others' negative.
+        """
+        ...
+
+    def init_state(self, model: Any, batch_spec: BatchSpec) -> ObjectiveState:
         """The objective's own arrays (queues, momentum teachers), sharded and checkpointed as parameters are."""
         ...
 
-    def encode(self, model: nnx.Module, batch: Batch, key: Key | None) -> Embeddings:
+    def encode(self, model: Any, batch: Batch, key: Key | None) -> Embeddings:
         """Embeddings of each example, leading dimension `b`; `key` None means no dropout."""
         ...
 
     def loss(
-        self, model: nnx.Module, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
+        self, model: Any, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """The loss of the global batch, and the state for the next step."""
         ...

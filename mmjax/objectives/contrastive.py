@@ -9,7 +9,7 @@ import jax
 from mmjax.losses import contrastive
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.objectives.base import Embeddings, ObjectiveState
-from mmjax.types import Batch, Key, Loss, Mean
+from mmjax.types import Batch, BatchSpec, Key, Loss, Mean
 
 Kind = Literal["sigmoid", "softmax"]
 LOSSES: dict[Kind, Callable[..., Mean]] = {"sigmoid": contrastive.sigmoid, "softmax": contrastive.softmax}
@@ -33,7 +33,7 @@ class Contrastive:
     config: ContrastiveConfig
     decomposes: bool = False
 
-    def init_state(self, model: DualEncoder, batch_spec: Batch) -> ObjectiveState:
+    def init_state(self, model: DualEncoder, batch_spec: BatchSpec) -> ObjectiveState:
         """Nothing is carried from step to step."""
         return {}
 

@@ -33,11 +33,15 @@ def axis_sizes(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     fixed = math.prod(size for size in sizes if size != -1)
     filled = [num_devices // fixed if size == -1 else size for size in sizes]
     if math.prod(filled) > num_devices or 0 in filled:
-        raise UserError(f"mesh {_written(sizes)} needs {fixed} devices but there are {num_devices}: lower mesh.data, "
-                        "mesh.fsdp or mesh.tensor, or start on more devices")
+        raise UserError(
+            f"mesh {_written(sizes)} needs {fixed} devices but there are {num_devices}: lower mesh.data, "
+            "mesh.fsdp or mesh.tensor, or start on more devices"
+        )
     if -1 in sizes and num_devices % fixed:
-        raise UserError(f"mesh {_written(sizes)} cannot fill {num_devices} devices: {fixed} does not divide them; "
-                        "change mesh.fsdp or mesh.tensor")
+        raise UserError(
+            f"mesh {_written(sizes)} cannot fill {num_devices} devices: {fixed} does not divide them; "
+            "change mesh.fsdp or mesh.tensor"
+        )
     return filled[0], filled[1], filled[2]
 
 

@@ -61,9 +61,9 @@ def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> 
 
 def tensor_error(letter: str, size: int, tensor: int) -> str:
     """The line that says which sizes of `mesh.tensor` would work for `size` heads or features."""
-    name = {"n": "attention heads", "k": "key-value heads", "f": "feed-forward features", "v": "vocabulary rows"}[letter]
+    names = {"n": "attention heads", "k": "key-value heads", "f": "feed-forward features", "v": "vocabulary rows"}
     works = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-    return f"mesh.tensor = {tensor} does not divide {size} {name}: set mesh.tensor to one of {works}"
+    return f"mesh.tensor = {tensor} does not divide {size} {names[letter]}: set mesh.tensor to one of {works}"
 
 
 def gather(value: jax.Array, dims: str) -> jax.Array:

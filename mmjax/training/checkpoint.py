@@ -1,6 +1,7 @@
 """Checkpoints of a run: asynchronous, sharded, written by Orbax."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from mmjax.training.state import TrainState
 STATE, RECORD = "state", "record"
 MIN_SLICE_BYTES = 2**20
 """Replicas of an array share the writing of it only from this size on: slicing a small one costs a compilation."""
+FULL_DISK_MESSAGES = ("No space left", "Disk quota exceeded")
+"""The storage library wraps the system's error in exceptions of its own; the text is what they share."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig()):
         self.directory = directory.absolute()
+        logging.getLogger("absl").addFilter(_is_news)
         options = ocp.CheckpointManagerOptions(max_to_keep=config.keep_last, enable_async_checkpointing=True)
         handlers = {STATE: _state_handler(), RECORD: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
@@ -60,7 +64,8 @@ class Checkpoints:
         step = self.last_step if step is None else step
         if step not in known:
             wanted = "" if step is None else f" of step {step}"
-            raise UserError(f"{self.directory} holds no checkpoint{wanted}: it has {sorted(known) or 'none'}; train first")
+            there = ", ".join(map(str, sorted(known))) or "none"
+            raise UserError(f"{self.directory} holds no checkpoint{wanted} (steps that it has: {there}): train first")
         arrays = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         items = {STATE: ocp.args.PyTreeRestore(abstract_state, arrays), RECORD: ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -85,13 +90,22 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            # The storage library wraps the system's error in exceptions of its own; the text is what they share.
-            if "No space left" not in str(error) and "Disk quota exceeded" not in str(error):
+            if not _is_full_disk(str(error)):
                 raise
             raise UserError(
                 f"no space left to write a checkpoint in {self.directory}; earlier checkpoints are intact: "
                 "free some space or lower checkpoint.keep_last, then run the same command again"
             ) from error
+
+
+def _is_full_disk(message: str) -> bool:
+    return any(text in message for text in FULL_DISK_MESSAGES)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a full disk: the storage library raises what it logs, and we say it in one line."""
+    raised = record.exc_info[1] if record.exc_info else None
+    return not _is_full_disk(f"{record.getMessage()} {raised}")
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:

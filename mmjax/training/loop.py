@@ -18,7 +18,10 @@ from mmjax.types import Batch, Params
 class Hook(Protocol):
     """Something done between steps, on the state after `step` updates."""
 
-    every_steps: int
+    @property
+    def every_steps(self) -> int:
+        """The interval; 0 means only at the end."""
+        ...
 
     def __call__(self, step: int, state: TrainState) -> None: ...
 

@@ -12,8 +12,8 @@ from mmjax.objectives.base import Objective
 from mmjax.optim.optimizer import OptimConfig, make_optimizer
 from mmjax.parallel import rules
 from mmjax.training.state import ModelSpec, TrainState, init_state, model_spec
-from mmjax.training.step import TrainConfig, TrainStep, make_train_step
-from mmjax.types import Batch, Key, Params
+from mmjax.training.step import TrainConfig, make_train_step
+from mmjax.types import BatchSpec, Key, Params
 
 BuildModel = Callable[[Key], nnx.Module]
 
@@ -23,13 +23,13 @@ class Program(NamedTuple):
 
     model: ModelSpec
     objective: Objective
-    batch_spec: Batch
+    batch_spec: BatchSpec
     abstract_state: TrainState
     """Shapes, types and shardings of the state, without values."""
-    init: Callable[[], TrainState]
-    """Compiles and computes the state before the first step."""
-    step: TrainStep
-    """Compiled at its first call; the state it is given is used up."""
+    init: jax.stages.Wrapped
+    """() -> TrainState: compiles and computes the state before the first step."""
+    step: jax.stages.Wrapped
+    """A `TrainStep`, compiled at its first call; the state it is given is used up."""
 
 
 def build_program(
@@ -38,7 +38,7 @@ def build_program(
     optim: OptimConfig,
     train: TrainConfig,
     mesh: jax.sharding.Mesh,
-    batch_spec: Batch,
+    batch_spec: BatchSpec,
 ) -> Program:
     """The program of a run; nothing is computed yet. Call it, and what it returns, under `jax.set_mesh(mesh)`.
 
@@ -74,7 +74,7 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def batch_shapes(batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh) -> Batch:
+def batch_shapes(batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh) -> BatchSpec:
     """Shapes, types and shardings of a global batch of image-text pairs."""
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((batch_size, image_size, image_size, 3), np.uint8),

@@ -11,7 +11,7 @@ from flax import nnx
 from mmjax.nn.parameter import dims_of
 from mmjax.objectives.base import Objective, ObjectiveState
 from mmjax.parallel import rules
-from mmjax.types import Array, Batch, Key, Params
+from mmjax.types import Array, BatchSpec, Key, Params
 
 
 class TrainState(NamedTuple):
@@ -74,7 +74,7 @@ def init_state(
     spec: ModelSpec,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    batch_spec: Batch,
+    batch_spec: BatchSpec,
     *,
     use_ema: bool,
     key: Key,

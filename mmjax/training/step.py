@@ -70,8 +70,8 @@ def measure(loss: Loss, grads: Params, state: TrainState, learning_rate: Array) 
     metrics = {
         "loss": loss.total.value,
         **{f"loss/{name}": term.value for name, term in loss.terms.items()},
-        "grad_norm": optax.global_norm(grads),
-        "param_norm": optax.global_norm(state.params),
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(state.params),
         "learning_rate": jnp.asarray(learning_rate, jnp.float32),
     }
     if "log_scale" in state.params:

@@ -78,13 +78,14 @@ def test_patches_are_squares_row_by_row_and_the_rest_is_left_out():
     assert np.array_equal(patches[1, 4], image[1, 2:4, 2:4].reshape(-1))
 
 
-def test_convolution_and_its_gradients():
-    features, kernel = random(2, 6, 4, 3), random(3, 3, 3, 5)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_convolution_and_its_gradients(channels):
+    features, kernel = random(2, 6, 4, channels), random(3, 3, channels, 5)
     padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = np.zeros((2, 3, 2, 5))
     for y, x in np.ndindex(3, 2):
         expected[:, y, x] = np.einsum("byxc,yxcz->bz", padded[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3], kernel)
-    assert np.allclose(convolve(features, kernel), expected, atol=LAYER)
+    assert np.allclose(jax.jit(convolve)(features, kernel), expected, atol=LAYER)
     check_grads(convolve, (features, kernel), order=1, modes=["rev"], rtol=1e-2)
 
 

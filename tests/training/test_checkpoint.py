@@ -1,0 +1,128 @@
+"""Checkpoints: what is restored is what was saved, on any mesh; what goes wrong is one line and loses nothing."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from mmjax.errors import UserError
+from mmjax.optim.optimizer import OptimConfig
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.checkpoint import CheckpointConfig, Checkpoints
+from mmjax.training.program import Program
+from mmjax.training.state import TrainState
+from mmjax.training.step import TrainConfig
+from tests.training import toy
+
+RECORD = {"config": {"train": {"seed": 3}}, "fingerprint": {"tokenizer": "a"}}
+
+
+def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
+    return make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+
+
+def program_on(mesh: Mesh) -> Program:
+    return toy.program(mesh, TrainConfig(ema_decay=0.9), OptimConfig())
+
+
+def assert_same(left: Any, right: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(left), jax.device_get(right))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    mesh = mesh_of((1, 1, 1))
+    with jax.set_mesh(mesh):
+        return program_on(mesh)
+
+
+@pytest.fixture(scope="module")
+def state(program: Program) -> TrainState:
+    with jax.set_mesh(mesh_of((1, 1, 1))):
+        return program.init()._replace(step=jnp.array(7, jnp.int32))
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Checkpoints]:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=2))
+    yield checkpoints
+    checkpoints.close()
+
+
+def test_what_is_restored_is_what_was_saved(opened: Checkpoints, program: Program, state: TrainState) -> None:
+    opened.save(7, state, RECORD)
+    opened.wait()
+    again = Checkpoints(opened.directory)
+    restored, record = again.restore(program.abstract_state)
+    again.close()
+    assert record == RECORD
+    assert (again.last_step, int(restored.step)) == (7, 7)
+    assert_same(restored, state)
+    assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
+
+
+def test_it_is_restored_on_another_mesh_in_its_shardings(opened: Checkpoints, state: TrainState) -> None:
+    opened.save(7, state, RECORD)
+    opened.wait()
+    mesh = mesh_of((2, 2, 2))
+    with jax.set_mesh(mesh):
+        abstract = program_on(mesh).abstract_state
+        restored, _ = opened.restore(abstract)
+    assert_same(restored, state)
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, abstract)
+    assert restored.params["image"]["up"]["kernel"].sharding.spec[1] == "tensor"
+
+
+def test_only_the_last_are_kept(opened: Checkpoints, program: Program, state: TrainState) -> None:
+    for step in (1, 2, 3):
+        opened.save(step, state, RECORD)
+    opened.wait()
+    assert opened.last_step == 3
+    assert sorted(path.name for path in opened.directory.iterdir()) == ["2", "3"]
+    with pytest.raises(UserError, match=r"holds no checkpoint of step 1 \(steps that it has: 2, 3\): train first"):
+        opened.restore(program.abstract_state, 1)
+
+
+def test_an_empty_folder_has_none(opened: Checkpoints, program: Program) -> None:
+    assert opened.last_step is None
+    with pytest.raises(UserError, match=r"holds no checkpoint \(steps that it has: none\): train first"):
+        opened.restore(program.abstract_state)
+
+
+def test_a_save_that_was_killed_is_not_read(opened: Checkpoints, state: TrainState) -> None:
+    opened.save(1, state, RECORD)
+    opened.wait()
+    (opened.directory / "2.orbax-checkpoint-tmp").mkdir()
+    again = Checkpoints(opened.directory)
+    assert again.last_step == 1
+    again.close()
+
+
+def test_a_full_disk_is_one_line_and_keeps_earlier_checkpoints(
+    small_disk: Callable[[int], Path], program: Program, state: TrainState
+) -> None:
+    disk = small_disk(1)
+    checkpoints = Checkpoints(disk / "checkpoints")
+    checkpoints.save(1, state, RECORD)
+    checkpoints.wait()
+    (disk / "other.bin").write_bytes(bytes(600 * 1024))
+    large = state._replace(objective={"queue": jax.random.normal(jax.random.key(0), (256, 1024))})
+    with pytest.raises(UserError, match=r"no space left .* earlier checkpoints are intact: free some space") as caught:
+        save_and_wait(checkpoints, large)
+    assert "\n" not in str(caught.value)
+    again = Checkpoints(disk / "checkpoints")
+    restored, _ = again.restore(program.abstract_state)
+    assert again.last_step == 1
+    assert_same(restored, state)
+
+
+def save_and_wait(checkpoints: Checkpoints, state: TrainState) -> None:
+    """The error of an asynchronous save comes with this or with the next call."""
+    checkpoints.save(2, state, RECORD)
+    checkpoints.wait()
