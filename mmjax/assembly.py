@@ -44,19 +44,18 @@ def open_split(data: DataConfig, split: str) -> Source:
 
 
 def with_source(experiment: Experiment, source: str) -> Experiment:
-    """The experiment on another data source, as `--data` asks for, with the splits that it has.
+    """The experiment on another data source, as `--data` asks for.
 
-    It trains on "train", or the first split where none is called so, and is evaluated on the first of `HELD_OUT` that
-    there is; data with one split has nothing held out.
+    Splits of the config that the data has are kept. Where it has none of them, it trains on "train", or its first
+    split, and is evaluated on the first of `HELD_OUT` that there is.
 
     Raises:
         UserError: there is no such data.
     """
-    if source == experiment.data.source:
-        return experiment
     known = list_splits(source)
-    training = "train" if "train" in known else known[0]
-    held_out = tuple(name for name in HELD_OUT if name in known)[:1]
+    training = next(name for name in (experiment.data.split, "train", known[0]) if name in known)
+    kept = tuple(name for name in experiment.evals.splits if name in known)
+    held_out = kept or tuple(name for name in HELD_OUT if name in known)[:1]
     data = replace(experiment.data, source=source, split=training)
     return replace(experiment, data=data, evals=replace(experiment.evals, splits=held_out))
 
