@@ -26,6 +26,7 @@ from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.objectives.contrastive import ContrastiveConfig, Kind
 from mmjax.optim.optimizer import OptimConfig
+from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.rules import batch_sharding
 from mmjax.training.cost import step_cost
@@ -54,6 +55,7 @@ MODELS: dict[str, Callable[[], DualEncoderConfig]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
+    keep_freed_memory()
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         program, compile_secs = compiled(configured(options), options.batch, mesh)

@@ -15,6 +15,7 @@ from mmjax.data.preprocess import preprocess
 from mmjax.data.sources import list_splits
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.experiment import Experiment, from_values
+from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.report.gallery import make_gallery, save_gallery
 from mmjax.training.checkpoint import Checkpoints
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     experiment = chosen_data(from_values(workdir.read_config(directory)), options.data, options.split)
     tokenizer = assembly.load_tokenizer(experiment)
     workdir.check_fingerprint(directory, assembly.fingerprint(experiment, tokenizer))
+    keep_freed_memory()
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         program = assembly.program(experiment, mesh)

@@ -16,6 +16,7 @@ from mmjax.data.placement import place
 from mmjax.data.records import Source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment, check_mesh, from_values
+from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.rules import batch_sharding
 from mmjax.training import loop
@@ -49,6 +50,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     Raises:
         UserError: the config, the data, the mesh or the workdir do not fit; the loss is not finite; the disk is full.
     """
+    keep_freed_memory()
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     # All that can be wrong is opened before the workdir is claimed, so that the corrected command may use it.
