@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     return experiment(IMAGE).to_config_dict()
 
 
-def experiment(image: ViTConfig, num_steps: int = 320) -> Experiment:
+def experiment(image: ViTConfig, num_steps: int = 240) -> Experiment:
     """Everything but the image tower, which `emoji_siglip_conv` exchanges."""
     return Experiment(
         # One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
@@ -75,7 +75,7 @@ def experiment(image: ViTConfig, num_steps: int = 320) -> Experiment:
             learning_rate=3e-3,
             weight_decay=0.1,
             beta2=0.98,
-            schedule=ScheduleConfig(name="cosine", warmup_steps=30),
+            schedule=ScheduleConfig(name="cosine", warmup_steps=25),
             muon=MuonConfig(update_rms=0.6),
             # Scale and bias have far to go in few steps.
             rules=(
