@@ -37,6 +37,6 @@ PYTHON
 cat <<END
 Look at: $WORKDIR/report.html
 Run next:
-  $PYTHON -m mmjax.train --config configs/emoji_siglip_conv.py --workdir $ROOT/runs/conv   a better model, as quick
+  $PYTHON -m mmjax.train --config configs/emoji_siglip_conv.py --workdir $ROOT/runs/conv   the same with convolutions below
   $PYTHON -m mmjax.evaluate --workdir $WORKDIR --data imagefolder:DIR   score it on your own pictures
 END
