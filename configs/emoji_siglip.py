@@ -17,16 +17,29 @@ from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
-from mmjax.optim.muon import MuonConfig
+from mmjax.optim.muon import Matrix, MuonConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.rules import NO_DECAY, Rule
 from mmjax.optim.schedules import ScheduleConfig
 from mmjax.training.checkpoint import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
-IMAGE_SIZE, TEXT_LEN, WIDTH = 48, 10, 128
+IMAGE_SIZE, TEXT_LEN, WIDTH = 32, 10, 128
 
-IMAGE = ViTConfig(image_size=IMAGE_SIZE, patch_size=12, width=WIDTH, depth=4, mlp_dim=3 * WIDTH, num_heads=4, unroll=-1)
+# A few large patches: in four minutes, more steps are worth more than finer detail. White, the background of all
+# emoji, is 0; and positions as large as the patches' embeddings let the first steps see what is where.
+IMAGE = ViTConfig(
+    image_size=IMAGE_SIZE,
+    patch_size=16,
+    width=WIDTH,
+    depth=4,
+    mlp_dim=3 * WIDTH,
+    num_heads=4,
+    image_mean=(1.0, 1.0, 1.0),
+    image_std=(0.35, 0.35, 0.35),
+    position_stddev=0.9,
+    unroll=-1,
+)
 # The mask keeps padding, most of a short caption's positions, from drowning its words.
 TEXT = TextConfig(
     vocab_size=8192,
@@ -45,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     return experiment(IMAGE).to_config_dict()
 
 
-def experiment(image: ViTConfig, num_steps: int = 240) -> Experiment:
+def experiment(image: ViTConfig, num_steps: int = 640) -> Experiment:
     """Everything but the image tower, which `emoji_siglip_conv` exchanges."""
     return Experiment(
         # One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
@@ -57,15 +70,14 @@ def experiment(image: ViTConfig, num_steps: int = 240) -> Experiment:
             text_len=TEXT_LEN,
             preprocess=PreprocessConfig(image_size=IMAGE_SIZE),
             augment=AugmentConfig(
-                rotate_degrees=15,
-                shear_degrees=8,
+                rotate_degrees=8,
+                shear_degrees=4,
                 zoom=(0.75, 1.15),
                 translate=0.08,
                 brightness=0.15,
                 contrast=0.3,
-                saturation=0.5,
-                hue_degrees=30,
-                gray_rate=0.1,
+                saturation=0.3,
+                hue_degrees=10,
             ),
             captions=CaptionConfig(style="tags", tag_rate=0.5, max_tags=3, tags_only_rate=0.2),
             num_threads=1,
@@ -76,7 +88,8 @@ def experiment(image: ViTConfig, num_steps: int = 240) -> Experiment:
             weight_decay=0.1,
             beta2=0.98,
             schedule=ScheduleConfig(name="cosine", warmup_steps=25),
-            muon=MuonConfig(update_rms=0.6),
+            # With few and large patches, the stem is a hidden matrix like the others.
+            muon=MuonConfig(update_rms=0.6, matrices=(*MuonConfig().matrices, Matrix("image/stem/projection/kernel"))),
             # Scale and bias have far to go in few steps.
             rules=(
                 Rule("log_scale|logit_bias", lr_scale=5.0, decay_scale=0.0),

@@ -30,6 +30,8 @@ class ViTConfig:
     image_size, patch_size: in pixels; the image is square. Where the patches do not fill it, the last rows and columns
         are left out, as in SigLIP So400m/14-384.
     position: "learned", one row a token; "sincos2d", fixed.
+    position_stddev: of the initial learned rows; None takes width ** -0.5, which is small beside a patch's embedding.
+        At about 1 a short run tells the places of a few large patches apart from its first step.
     pool: "cls" adds a class token and takes it; "mean" averages the patches; "map" attends to them.
     norm: where a block normalises, see `BlockConfig`.
     embedding_norm: a layer norm before the first block (CLIP's pre_layernorm).
@@ -47,6 +49,7 @@ class ViTConfig:
     mlp_dim: int = 3072
     num_heads: int = 12
     position: Literal["learned", "sincos2d"] = "learned"
+    position_stddev: float | None = None
     pool: Literal["cls", "mean", "map"] = "map"
     norm: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
@@ -124,7 +127,8 @@ class ViT(nnx.Module):
         if config.pool == "cls":
             self.class_token = parameter(keys[1], "d", (width,), initializers.normal(width**-0.5))
         if config.position == "learned":
-            self.positions = parameter(keys[2], "pd", (config.num_tokens, width), initializers.normal(width**-0.5))
+            stddev = width**-0.5 if config.position_stddev is None else config.position_stddev
+            self.positions = parameter(keys[2], "pd", (config.num_tokens, width), initializers.normal(stddev))
         self.embedding_norm = LayerNorm(keys[3], width, eps=eps) if config.embedding_norm else None
         self.blocks = stack.stacked(config.block, config.depth, keys[4])
         self.final_norm = LayerNorm(keys[5], width, eps=eps) if config.final_norm else None

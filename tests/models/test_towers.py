@@ -52,6 +52,12 @@ def test_text_choices(causal, use_mask, norm, pool):
     assert extras["tokens"].shape == (2, tiny.CONTEXT_LEN, 32)
 
 
+@pytest.mark.parametrize(("position_stddev", "expected"), [(None, tiny.SIGLIP.image.width**-0.5), (0.9, 0.9)])
+def test_size_of_initial_positions(position_stddev, expected):
+    vit = ViT(replace(tiny.SIGLIP.image, image_size=64, position_stddev=position_stddev), KEY)
+    assert float(jnp.std(vit.positions[...])) == pytest.approx(expected, rel=0.1)
+
+
 def test_patch_dropout_leaves_patches_out_but_not_the_class_token():
     _, extras = image_shapes(KEY, pool="cls", patch_dropout_rate=0.5)
     assert extras["tokens"].shape == (2, 3, 32)
