@@ -81,6 +81,8 @@ class ViTConfig:
             )
         if self.position == "sincos2d" and self.width % 4:
             raise UserError(f"position 'sincos2d' needs a width that 4 divides, not {self.width}")
+        if self.position == "sincos2d" and self.position_stddev is not None:
+            raise UserError("position 'sincos2d' is fixed and has no position_stddev: leave it out, or use 'learned'")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -58,6 +58,11 @@ def test_size_of_initial_positions(position_stddev, expected):
     assert float(jnp.std(vit.positions[...])) == pytest.approx(expected, rel=0.1)
 
 
+def test_fixed_positions_take_no_size():
+    with pytest.raises(UserError, match="position_stddev"):
+        replace(tiny.SIGLIP.image, position="sincos2d", position_stddev=0.9)
+
+
 def test_patch_dropout_leaves_patches_out_but_not_the_class_token():
     _, extras = image_shapes(KEY, pool="cls", patch_dropout_rate=0.5)
     assert extras["tokens"].shape == (2, 3, 32)
