@@ -22,7 +22,8 @@ WHOLE_SUBGROUPS = {
     "person": "person",
     "family": "family",
 }
-# Near duplicates across subgroups, or under unrelated labels (found by comparing the drawings pixel by pixel).
+# The same for labels that gender or direction words alone do not bring together, and for near duplicates under
+# unrelated labels (found by comparing the drawings pixel by pixel).
 ALIKE = {
     "family": "family",
     "prince": "royalty",
@@ -31,10 +32,20 @@ ALIKE = {
     "mermaid": "merperson",
     "merman": "merperson",
     "merperson": "merperson",
-    "breast-feeding": "person-role/baby",
-    "cat face": "cat-face/cat",
-    "heart suit": "heart/heart",
-    "heart decoration": "heart/heart",
+    "Santa Claus": "claus",
+    "Mrs. Claus": "claus",
+    "Mx Claus": "claus",
+    "breast-feeding": "person-role/feeding baby",
+    "person pouting": "person-gesture/frowning",
+    "man pouting": "person-gesture/frowning",
+    "woman pouting": "person-gesture/frowning",
+    "smiling face with horns": "face with horns",
+    "angry face with horns": "face with horns",
+    "men’s room": "restroom",
+    "women’s room": "restroom",
+    "restroom": "restroom",
+    "red heart": "heart",
+    "heart suit": "heart",
     "mobile phone": "mobile phone",
     "mobile phone with arrow": "mobile phone",
     "mobile phone off": "mobile phone",
@@ -43,15 +54,22 @@ ALIKE = {
     "unlocked": "lock",
     "locked with key": "lock",
     "locked with pen": "lock",
-    "new moon": "sky-weather/moon",
-    "black circle": "sky-weather/moon",
-    "red square": "geometric/square",
-    "muted speaker": "sound/volume",
-    "information": "arrow button",
+    "muted speaker": "speaker",
+    "speaker low volume": "speaker",
+    "speaker medium volume": "speaker",
+    "speaker high volume": "speaker",
+    "speech balloon": "speech bubble",
+    "left speech bubble": "speech bubble",
+    "right anger bubble": "speech bubble",
+    "snowman": "snowman",
+    "snowman without snow": "snowman",
+    "star of David": "six-pointed star",
+    "dotted six-pointed star": "six-pointed star",
+    "new moon": "black disc",
+    "black circle": "black disc",
 }
 PEOPLE_WORDS = {"man", "woman", "men", "women", "person", "people", "boy", "girl"}
 DIRECTION_WORDS = {"up", "down", "left", "right", "leftwards", "rightwards", "upwards", "downwards"}
-HEAD_ENDS = {"with", "without", "showing", "of", "in", "on", "behind", "facing", "pointing", "tilted", "wearing"}
 
 # Shares of the concepts, by hash. A family larger than the cap would be over a twentieth of the held-out concepts and
 # skew their score towards one kind of drawing, so it is always trained on.
@@ -64,21 +82,19 @@ PARTS = ("fit", "validation", "heldout")
 def family_of(label: str, subgroup: str) -> str:
     """Returns the family of a concept from its English label and its Unicode subgroup.
 
-    Rule: subgroups that vary one drawing are one family; else the subgroup and the label's head noun, after words for
-    gender and direction are dropped ("woman mountain biking" -> "person-sport/biking").
+    Rule: subgroups that vary one drawing are one family; else the subgroup and the label without its words for gender
+    and direction ("woman mountain biking" -> "person-sport/mountain biking").
     """
     if label in ALIKE:
         return ALIKE[label]
     if re.search("o’clock|-thirty", label):
         return "clock face"
-    return WHOLE_SUBGROUPS.get(subgroup) or f"{subgroup}/{_head_noun(label)}"
+    return WHOLE_SUBGROUPS.get(subgroup) or f"{subgroup}/{_without_gender(label)}"
 
 
-def _head_noun(label: str) -> str:
+def _without_gender(label: str) -> str:
     words = [word for word in re.split(r"[\s:,]+", label.lower()) if word]
-    kept = [word for word in words if word not in PEOPLE_WORDS | DIRECTION_WORDS] or words
-    ends = [place for place, word in enumerate(kept) if word in HEAD_ENDS and place > 0]
-    return kept[ends[0] - 1] if ends else kept[-1]
+    return " ".join([word for word in words if word not in PEOPLE_WORDS | DIRECTION_WORDS] or words)
 
 
 def part_of(family: str, family_size: int) -> str:
