@@ -34,17 +34,17 @@ make_environment() {
       "space, or name another Python: PYTHON=/path/to/python3.11 bash $0"
 }
 
-# Installs a requirements file unless the same text is already installed.
+# Installs a requirements file, and the package from where it lies, unless the same text is already installed.
 install_requirements() {
   local file="$1" stamp="$VENV/$1.sha256" digest
-  digest="$(cd "$ROOT" && cat requirements*.txt | "$VENV/bin/python" -c \
+  digest="$(cd "$ROOT" && cat requirements*.txt pyproject.toml | "$VENV/bin/python" -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$digest" ]; then
     return
   fi
   echo "Installing $file into $VENV (minutes, the first time)"
   # Bytecode of what is used is compiled at its first import; compiling all of it takes longer than the downloads.
-  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-compile -r "$ROOT/$file" ||
+  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-compile -r "$ROOT/$file" -e "$ROOT" ||
     fail "pip could not install $file: read its message above, check the network and the disk, and start again"
   echo "$digest" >"$stamp"
 }
