@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import mmjax.data.emoji
-from mmjax.data.emoji.families import PARTS
+from mmjax.data.emoji.families import ALIKE, PARTS, family_of, parts_of
 from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.records import caption_id
 from mmjax.data.sources import open_source
@@ -60,6 +60,15 @@ def test_no_family_is_in_two_parts(examples: dict) -> None:
             parts[row["family"]].add(split.split("_")[1])
     assert all(len(found) == 1 for found in parts.values())
     assert len(parts) == 1244
+
+
+def test_the_shipped_families_and_parts_follow_the_rule(examples: dict) -> None:
+    rows = [(part, row) for part in PARTS for row in examples[f"noto_{part}"]]
+    families = [family_of(row["label"].decode(), row["subgroup"].decode()) for _, row in rows]
+    assert families == [row["family"].decode() for _, row in rows]
+    parts = parts_of(families)
+    assert [parts[family] for family in families] == [part for part, _ in rows]
+    assert set(ALIKE) <= {row["label"].decode() for _, row in rows}
 
 
 def test_every_vendor_draws_the_same_concepts(examples: dict) -> None:

@@ -89,10 +89,10 @@ def family_of(label: str, subgroup: str) -> str:
         return ALIKE[label]
     if re.search("o’clock|-thirty", label):
         return "clock face"
-    return WHOLE_SUBGROUPS.get(subgroup) or f"{subgroup}/{_without_gender(label)}"
+    return WHOLE_SUBGROUPS.get(subgroup) or f"{subgroup}/{_without_variant_words(label)}"
 
 
-def _without_gender(label: str) -> str:
+def _without_variant_words(label: str) -> str:
     words = [word for word in re.split(r"[\s:,]+", label.lower()) if word]
     return " ".join([word for word in words if word not in PEOPLE_WORDS | DIRECTION_WORDS] or words)
 
