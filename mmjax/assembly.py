@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from mmjax.data.bad_records import BadRecords
+from mmjax.data.captions import for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches
 from mmjax.data.records import BadRecord, Source
@@ -140,7 +141,7 @@ def _split_evals(
     experiment: Experiment, name: str, tokenizer: Tokenizer, encoders: Encoders, workdir: Path
 ) -> SplitEvals:
     data, config = experiment.data, experiment.evals
-    records = open_split(data, name)
+    records = for_evaluation(open_split(data, name), data.captions)
     batch_size = _rounded_up(config.batch_size, batch_divisor(encoders.mesh))
     bad_records = BadRecords(len(records), data.max_bad_share, workdir / f"bad_records_{name.replace('/', '_')}.jsonl")
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}

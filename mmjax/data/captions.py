@@ -1,18 +1,20 @@
-"""Which of a record's captions a training example shows; evaluation always shows the main one."""
+"""Which of a record's captions a training example shows, and which an evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mmjax.data.nearest import unknown_name
+from mmjax.data.records import Record, Source
 
 STYLES = ("main", "any", "tags")
+EVALUATIONS = ("main", "all")
 
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """How the training caption is chosen.
+    """How the captions of training and evaluation are chosen.
 
     Attributes:
       style: "main" takes the main caption; "any" takes one of all captions (data sets with several full captions an
@@ -21,6 +23,8 @@ class CaptionConfig:
       max_tags: tags mixed in are 1 to max_tags, each number as likely.
       tags_only_rate: probability that a caption with tags leaves the main caption out.
       shuffle: whether the main caption may stand at any place among the tags, else it is first.
+      separator: what stands between captions that are joined.
+      evaluation: "main" evaluates on the main caption; "all" on all captions joined, for a label with key words.
     """
 
     style: str = "main"
@@ -28,10 +32,14 @@ class CaptionConfig:
     max_tags: int = 3
     tags_only_rate: float = 0.2
     shuffle: bool = False
+    separator: str = ", "
+    evaluation: str = "main"
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise unknown_name("data.captions.style", self.style, STYLES)
+        if self.evaluation not in EVALUATIONS:
+            raise unknown_name("data.captions.evaluation", self.evaluation, EVALUATIONS)
 
 
 def choose(captions: Sequence[str], config: CaptionConfig, rng: np.random.Generator) -> str:
@@ -51,4 +59,23 @@ def _mix_tags(label: str, tags: Sequence[str], config: CaptionConfig, rng: np.ra
     words = [tags[place] for place in rng.permutation(len(tags))[:num_tags]]
     if not drops:
         words.insert(int(rng.integers(num_tags + 1)) if config.shuffle else 0, label)
-    return ", ".join(words)
+    return config.separator.join(words)
+
+
+def for_evaluation(source: Source, config: CaptionConfig) -> Source:
+    """The records with the caption that evaluations show as their main one."""
+    return source if config.evaluation == "main" else _Joined(source, config.separator)
+
+
+class _Joined:
+    """Records whose one caption is all of theirs, in order."""
+
+    def __init__(self, source: Source, separator: str):
+        self._source, self._separator = source, separator
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        return replace(record, captions=(self._separator.join(record.captions),))

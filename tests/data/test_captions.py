@@ -1,9 +1,10 @@
-"""Training captions mix tags in at the rates asked for, and the same rng gives the same caption."""
+"""Training captions mix tags in at the rates asked for, the same rng the same caption; evaluation's are fixed."""
 
 import numpy as np
 import pytest
 
-from mmjax.data.captions import CaptionConfig, choose
+from mmjax.data.captions import CaptionConfig, choose, for_evaluation
+from mmjax.data.records import Record
 from mmjax.errors import UserError
 
 CAPTIONS = ("rose", "flower", "red", "plant", "love")
@@ -42,3 +43,18 @@ def test_no_tags_leave_the_main_caption() -> None:
 def test_an_unknown_style_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'tag' does not exist: did you mean tags"):
         CaptionConfig(style="tag")
+    with pytest.raises(UserError, match=r"data.captions.evaluation 'al' does not exist: did you mean all"):
+        CaptionConfig(evaluation="al")
+
+
+def test_a_separator_stands_between_tags() -> None:
+    texts = draws(CaptionConfig(style="tags", tag_rate=1.0, tags_only_rate=0.0, separator=" "))
+    assert all(text.startswith("rose ") and "," not in text for text in texts)
+
+
+def test_evaluation_shows_the_main_caption_or_all_of_them() -> None:
+    source = [Record(b"", CAPTIONS, "plant", "rose.png"), Record(b"", ("tulip",), "plant", "tulip.png")]
+    assert for_evaluation(source, CaptionConfig()) is source
+    joined = for_evaluation(source, CaptionConfig(evaluation="all", separator=" "))
+    assert [joined[row].captions for row in range(len(joined))] == [("rose flower red plant love",), ("tulip",)]
+    assert [joined[row].class_name for row in range(2)] == ["plant", "plant"]

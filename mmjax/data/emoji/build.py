@@ -12,7 +12,7 @@ from pathlib import Path
 from mmjax.data.emoji import concepts as emoji_concepts
 from mmjax.data.emoji import images
 from mmjax.data.emoji.concepts import VENDORS, Concept, Files
-from mmjax.data.emoji.families import PARTS, parts_of
+from mmjax.data.emoji.families import PARTS, part_of
 from mmjax.data.emoji.packages import read_packages
 from mmjax.data.emoji.write import Drawing, write_captions, write_dataset
 from mmjax.errors import UserError
@@ -26,7 +26,7 @@ def build(files: Files, out: Path, report: Callable[[str], None] = print) -> Non
     everything = emoji_concepts.load_concepts(files)
     drawings = {vendor: _flatten_all(drawn[vendor], everything) for vendor in VENDORS}
     concepts = drop_identical(everything, drawings, report)
-    parts = parts_of(concept.family for concept in concepts)
+    parts = {concept.family: part_of(concept.family) for concept in concepts}
     splits = {
         f"{vendor}_{part}": [
             Drawing(concept, vendor, images.encode(drawings[vendor][concept.hexcode]))
