@@ -7,9 +7,9 @@ import ml_collections
 from configs.emoji_siglip import IMAGE as PLAIN
 from configs.emoji_siglip import WIDTH, experiment
 
-IMAGE = replace(PLAIN, patch_size=8, depth=2, mlp_dim=2 * WIDTH, stem="conv")
+IMAGE = replace(PLAIN, depth=2, mlp_dim=2 * WIDTH, stem="conv")
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The config with the convolutional stem."""
-    return experiment(IMAGE, num_steps=300).to_config_dict()
+    return experiment(IMAGE).to_config_dict()

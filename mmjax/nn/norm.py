@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, always in float32."""
+"""Normalisation over the last axes, always in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,23 @@ SQUARED_LENGTH_FLOOR = 1e-24
 
 
 class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis (Ba et al., 2016, eq. 4)."""
+    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis (Ba et al., 2016, eq. 4).
 
-    def __init__(self, key: Key, size: int, *, dims: str = "d", eps: float = 1e-6):
+    Over the last three axes of (b, y, x, c) it is group norm with one group (Wu and He, 2018): what a convolution finds
+    at one place keeps its strength relative to other places. Scale and bias always belong to the last axis.
+    """
+
+    def __init__(self, key: Key, size: int, *, dims: str = "d", eps: float = 1e-6, num_axes: int = 1):
         self.eps = eps
+        self.axes = tuple(range(-num_axes, 0))
         self.scale = parameter(key, dims, (size,), initializers.ones)
         self.bias = parameter(key, dims, (size,), initializers.zeros)
 
     def __call__(self, x: Array) -> Array:
         """x (..., size) -> the same shape and dtype; the arithmetic is float32."""
         x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
+        centred = x32 - jnp.mean(x32, axis=self.axes, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=self.axes, keepdims=True) + self.eps)
         y = centred * inverse * weight(self.scale, jnp.float32) + weight(self.bias, jnp.float32)
         return y.astype(x.dtype)
 

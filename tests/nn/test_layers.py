@@ -99,6 +99,15 @@ def test_convolutional_stem_gives_one_token_a_patch():
     assert tokens.shape == (2, 6, 32)
 
 
+def test_norm_over_all_axes_is_group_norm_of_one_group():
+    x, norm = random(2, 5, 4, 6), LayerNorm(jax.random.key(0), 6, num_axes=3)
+    norm.scale[...], norm.bias[...] = random(6), random(6)
+    wide = np.asarray(x, np.float64)
+    centred = wide - wide.mean((1, 2, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((1, 2, 3), keepdims=True) + norm.eps)
+    assert np.allclose(norm(x), expected * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...]), atol=LAYER)
+
+
 def test_sincos_positions_are_distinct_and_separate_the_axes():
     table = positions.sincos_2d((3, 4), 16)
     assert table.shape == (12, 16)
