@@ -45,7 +45,7 @@ def draw_gallery(gallery: Gallery, path: Path) -> Path:
 def _draw_captions(figure: Figure, grid: GridSpecFromSubplotSpec, gallery: Gallery) -> None:
     for row, caption in enumerate(gallery.captions):
         axes = _blank(figure.add_subplot(grid[row, :2]))
-        axes.text(0, 0.5, textwrap.fill(caption, 20, max_lines=4), va="center", weight="bold", size=8.5)
+        axes.text(0, 0.5, textwrap.fill(caption, 18, max_lines=4), va="center", weight="bold", size=8.5)
         for column, image in enumerate(gallery.images_found[row]):
             _image(figure.add_subplot(grid[row, 2 + column]), image, bool(gallery.found_is_right[row, column]))
 
