@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     return experiment(IMAGE).to_config_dict()
 
 
-def experiment(image: ViTConfig, num_steps: int = 600) -> Experiment:
+def experiment(image: ViTConfig) -> Experiment:
     """Everything but the image tower, which `emoji_siglip_conv` exchanges."""
     return Experiment(
         # One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
@@ -103,7 +103,7 @@ def experiment(image: ViTConfig, num_steps: int = 600) -> Experiment:
                 Rule(".*"),
             ),
         ),
-        train=TrainConfig(num_steps=num_steps),
+        train=TrainConfig(num_steps=600),
         checkpoint=CheckpointConfig(every_steps=200),
         evals=EvalsConfig(splits=("unseen_style", "unseen_concept_noto", "unseen_concept"), zero_shot=ZeroShotConfig()),
     )

@@ -48,7 +48,7 @@ def with_source(experiment: Experiment, source: str) -> Experiment:
     """The experiment on another data source, as `--data` asks for.
 
     Splits of the config that the data has are kept. Where it has none of them, it trains on "train", or its first
-    split, and is evaluated on the first of `HELD_OUT` that there is.
+    split, and is evaluated on the first of `HELD_OUT` that there is. Other data is evaluated on its main captions.
 
     Raises:
         UserError: there is no such data.
@@ -57,7 +57,11 @@ def with_source(experiment: Experiment, source: str) -> Experiment:
     training = next(name for name in (experiment.data.split, "train", known[0]) if name in known)
     kept = tuple(name for name in experiment.evals.splits if name in known)
     held_out = kept or tuple(name for name in HELD_OUT if name in known)[:1]
-    data = replace(experiment.data, source=source, split=training)
+    captions = experiment.data.captions
+    if source != experiment.data.source:
+        # Joined captions are for a label and its key words; other data may have several full captions an image.
+        captions = replace(captions, evaluation="main")
+    data = replace(experiment.data, source=source, split=training, captions=captions)
     return replace(experiment, data=data, evals=replace(experiment.evals, splits=held_out))
 
 

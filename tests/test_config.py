@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import pytest
+from flax import nnx
 
 from mmjax import config
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
+from mmjax.models.vit import ViT
+from mmjax.optim.muon import dimension_numbers
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -151,3 +155,13 @@ def test_sizes_that_do_not_fit_are_refused(override: dict[str, Any], message: st
     with pytest.raises(UserError) as caught:
         from_values(opened)
     assert message in str(caught.value)
+
+
+def test_muon_takes_every_convolution_of_the_convolutional_recipe() -> None:
+    experiment = from_values(load_config(str(ROOT / "configs" / "emoji_siglip_conv.py")))
+    stem = jax.eval_shape(lambda: nnx.state(ViT(experiment.model.image, jax.random.key(0)).stem))
+    kernels = [path for path, _ in nnx.to_flat_state(stem) if path[-1] == "kernel"]
+    assert len(kernels) == 5
+    for path in kernels:
+        name = "/".join(map(str, ("image", "stem", *path)))
+        assert dimension_numbers(experiment.optim.muon, name, 4 if "stages" in path else 2) is not None, name

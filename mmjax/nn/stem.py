@@ -45,7 +45,7 @@ class ConvStem(nnx.Module):
 
     Channels double at each convolution and end at the width. The paper (Xiao et al., 2021, "Early convolutions help
     transformers see better") has batch norm; a group norm of one group keeps an example independent of its batch, and
-    learns as fast (a layer norm over the channels alone does not).
+    learned as fast in short runs on the emoji (a layer norm over the channels alone did not).
     """
 
     def __init__(self, key: Key, patch_size: int, width: int, *, activation: Activation, norm_eps: float = 1e-6):

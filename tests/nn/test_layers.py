@@ -12,7 +12,7 @@ from mmjax.nn import positions
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norm import LayerNorm, l2_normalise
 from mmjax.nn.pooling import MapPool, masked_mean, take_position
-from mmjax.nn.stem import ConvStem, convolve, patches_of
+from mmjax.nn.stem import ConvStage, ConvStem, convolve, patches_of
 from tests.tolerances import LAYER
 
 
@@ -97,6 +97,16 @@ def test_convolutional_stem_gives_one_token_a_patch():
     kernels, tokens = jax.eval_shape(channels_and_tokens, random(2, 16, 24, 3))
     assert [kernel.shape for kernel in kernels] == [(3, 3, 3, 8), (3, 3, 8, 16), (3, 3, 16, 32)]
     assert tokens.shape == (2, 6, 32)
+
+
+def test_convolutional_stage_normalises_over_places_and_channels():
+    stage = ConvStage(jax.random.key(0), 3, 4, activation="gelu", norm_eps=1e-6)
+    features = random(2, 6, 4, 3)
+    found = np.asarray(convolve(features, stage.kernel[...]), np.float64)
+    centred = found - found.mean((1, 2, 3), keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean((1, 2, 3), keepdims=True) + 1e-6)
+    expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in normed.ravel()]
+    assert np.allclose(np.ravel(stage(features)), expected, atol=LAYER)
 
 
 def test_norm_over_all_axes_is_group_norm_of_one_group():
