@@ -11,7 +11,6 @@ import re
 # Labels that gender or direction words alone do not bring together, and near duplicates under unrelated labels (found
 # by comparing the drawings pixel by pixel).
 ALIKE = {
-    "family": "family",
     "prince": "royalty",
     "princess": "royalty",
     "person with crown": "royalty",
