@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,11 @@ def _gallery_parts(gallery: Gallery) -> dict[str, list[dict[str, Any]]]:
 def _by_caption(gallery: Gallery, row: int) -> dict[str, Any]:
     answers = zip(gallery.images_found[row], gallery.captions_of_found[row], gallery.found_is_right[row], strict=True)
     found = [{"source": _png(image), "caption": caption, "is_right": bool(right)} for image, caption, right in answers]
-    return {"caption": gallery.captions[row], "place": wording.place(int(gallery.caption_ranks[row])), "found": found}
+    return {
+        "caption": _short(gallery.captions[row], 48),
+        "place": wording.place(int(gallery.caption_ranks[row])),
+        "found": found,
+    }
 
 
 def _by_image(gallery: Gallery, row: int) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def _by_image(gallery: Gallery, row: int) -> dict[str, Any]:
         "caption": gallery.captions_of_images[row],
         "place": wording.place(int(gallery.image_ranks[row])),
         "is_found": bool(gallery.captions_found_right[row].any()),
-        "found": [{"caption": caption, "is_right": bool(right)} for caption, right in answers],
+        "found": [{"caption": _short(caption, 48), "is_right": bool(right)} for caption, right in answers],
     }
 
 
@@ -97,3 +102,8 @@ def _png(image: np.ndarray) -> str:
 
 def _inlined(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _short(caption: str, width: int) -> str:
+    """A caption of many words cut to `width` characters; one of fewer as it is."""
+    return textwrap.shorten(caption, width, placeholder=" …")
