@@ -7,7 +7,8 @@ import ml_collections
 from configs.emoji_siglip import IMAGE as PLAIN
 from configs.emoji_siglip import WIDTH, experiment
 
-IMAGE = replace(PLAIN, depth=2, mlp_dim=2 * WIDTH, stem="conv")
+# Four tokens side by side keep their places, which attention pooling blends.
+IMAGE = replace(PLAIN, depth=2, mlp_dim=2 * WIDTH, stem="conv", pool="concat")
 
 
 def get_config() -> ml_collections.ConfigDict:

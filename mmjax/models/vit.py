@@ -16,7 +16,7 @@ from mmjax.nn.dropout import drop_patches, dropout, split
 from mmjax.nn.mlp import Activation
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
-from mmjax.nn.pooling import MapPool
+from mmjax.nn.pooling import ConcatPool, MapPool
 from mmjax.nn.stack import Remat, StackConfig
 from mmjax.nn.stem import ConvStem, PatchStem
 from mmjax.parallel import rules
@@ -32,7 +32,8 @@ class ViTConfig:
     position: "learned", one row a token; "sincos2d", fixed.
     position_stddev: of the initial learned rows; None takes width ** -0.5, which is small beside a patch's embedding.
         At about 1 a short run tells the places of a few large patches apart from its first step.
-    pool: "cls" adds a class token and takes it; "mean" averages the patches; "map" attends to them.
+    pool: "cls" adds a class token and takes it; "mean" averages the patches; "map" attends to them; "concat" maps them
+        side by side, so that each keeps its place (for few patches, and one resolution).
     norm: where a block normalises, see `BlockConfig`.
     embedding_norm: a layer norm before the first block (CLIP's pre_layernorm).
     final_norm: a layer norm after the last block.
@@ -50,7 +51,7 @@ class ViTConfig:
     num_heads: int = 12
     position: Literal["learned", "sincos2d"] = "learned"
     position_stddev: float | None = None
-    pool: Literal["cls", "mean", "map"] = "map"
+    pool: Literal["cls", "mean", "map", "concat"] = "map"
     norm: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
     embedding_norm: bool = False
@@ -79,6 +80,8 @@ class ViTConfig:
                 f"stem 'conv' halves the image again and again: patch_size {self.patch_size} must be a power of 2 that "
                 f"divides image_size {self.image_size}"
             )
+        if self.pool == "concat" and self.patch_dropout_rate:
+            raise UserError("pool 'concat' needs every patch: set patch_dropout_rate to 0, or pool to 'map'")
         if self.position == "sincos2d" and self.width % 4:
             raise UserError(f"position 'sincos2d' needs a width that 4 divides, not {self.width}")
         if self.position == "sincos2d" and self.position_stddev is not None:
@@ -134,10 +137,13 @@ class ViT(nnx.Module):
         self.embedding_norm = LayerNorm(keys[3], width, eps=eps) if config.embedding_norm else None
         self.blocks = stack.stacked(config.block, config.depth, keys[4])
         self.final_norm = LayerNorm(keys[5], width, eps=eps) if config.final_norm else None
+        self.pool: MapPool | ConcatPool
         if config.pool == "map":
             self.pool = MapPool(
                 keys[6], width, config.num_heads, config.mlp_dim, activation=config.activation, norm_eps=eps
             )
+        if config.pool == "concat":
+            self.pool = ConcatPool(keys[6], config.num_tokens, width)
 
     def __call__(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         """The features (b, d) of images (b, y, x, 3): uint8 pixels, or floats that are normalised already.
@@ -175,7 +181,7 @@ class ViT(nnx.Module):
                 return tokens[:, 0]
             case "mean":
                 return jnp.mean(tokens, axis=1)
-            case "map":
+            case "map" | "concat":
                 return self.pool(tokens)
 
 

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from mmjax.nn.attention import Attention, source_mask
+from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import MLP, Activation
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
@@ -32,6 +33,19 @@ class MapPool(nnx.Module):
         queries = jnp.broadcast_to(probe, (x.shape[0], *probe.shape), out_sharding=rules.spec("btd"))
         y = self.attention(queries, source=x, mask=None if mask is None else source_mask(mask))
         return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+class ConcatPool(nnx.Module):
+    """A linear map of all positions side by side: which place a token has is never lost, as in a network that ends in
+    a fully connected layer."""
+
+    def __init__(self, key: Key, num_tokens: int, width: int):
+        init = initializers.lecun_normal(in_axis=(0, 1))
+        self.projection = Linear(key, "tde", (num_tokens, width, width), num_inputs=2, init=init)
+
+    def __call__(self, x: Array) -> Array:
+        """x (b, t, d) -> (b, d)."""
+        return self.projection(x)
 
 
 def take_position(x: Array, position: Array) -> Array:

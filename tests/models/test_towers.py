@@ -33,7 +33,7 @@ def text_shapes(**choices: Any) -> Any:
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize("position", ["learned", "sincos2d"])
-@pytest.mark.parametrize(("pool", "num_tokens"), [("cls", 5), ("mean", 4), ("map", 4)])
+@pytest.mark.parametrize(("pool", "num_tokens"), [("cls", 5), ("mean", 4), ("map", 4), ("concat", 4)])
 def test_image_choices(stem, position, pool, num_tokens):
     features, extras = image_shapes(stem=stem, position=position, pool=pool)
     assert features.shape == (2, 32)
@@ -126,6 +126,7 @@ def test_a_key_makes_dropout_and_the_same_key_the_same():
         ("image", {"num_heads": 5}, "num_heads 5 does not divide width 32"),
         ("text", {"num_heads": 5}, "num_heads 5 does not divide width 32"),
         ("image", {"patch_size": 12, "stem": "conv"}, "patch_size 12 must be a power of 2"),
+        ("image", {"pool": "concat", "patch_dropout_rate": 0.5}, "pool 'concat' needs every patch"),
         ("image", {"patch_size": 32}, "patch_size 32 is larger than image_size 16"),
         ("image", {"width": 24, "num_heads": 8}, "image.width 24 is not embed_dim 32"),
     ],

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from mmjax.nn import positions
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norm import LayerNorm, l2_normalise
-from mmjax.nn.pooling import MapPool, masked_mean, take_position
+from mmjax.nn.pooling import ConcatPool, MapPool, masked_mean, take_position
 from mmjax.nn.stem import ConvStage, ConvStem, convolve, patches_of
 from tests.tolerances import LAYER
 
@@ -107,6 +107,14 @@ def test_convolutional_stage_normalises_over_places_and_channels():
     normed = centred / np.sqrt((centred**2).mean((1, 2, 3), keepdims=True) + 1e-6)
     expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in normed.ravel()]
     assert np.allclose(np.ravel(stage(features)), expected, atol=LAYER)
+
+
+def test_concat_pool_gives_each_place_its_own_matrix():
+    pool = ConcatPool(jax.random.key(0), 3, 4)
+    x = jnp.asarray(random(2, 3, 4))
+    kernel = np.asarray(pool.projection.kernel[...], np.float64)
+    expected = sum(np.asarray(x[:, place], np.float64) @ kernel[place] for place in range(3))
+    assert np.allclose(pool(x), expected, atol=LAYER)
 
 
 def test_norm_over_all_axes_is_group_norm_of_one_group():
