@@ -17,6 +17,7 @@ from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
+from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.muon import Matrix, MuonConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.rules import NO_DECAY, Rule
@@ -85,10 +86,19 @@ def experiment(image: ViTConfig) -> Experiment:
             # A label alone often shares no word with any other; with its tags it can be guessed. Commas would take a
             # third of the tokens.
             captions=CaptionConfig(
-                style="tags", tag_rate=0.9, max_tags=12, tags_only_rate=0.2, separator=" ", evaluation="all"
+                style="tags",
+                tag_rate=0.9,
+                max_tags=12,
+                tags_only_rate=0.2,
+                separator=" ",
+                rare_drop_rate=0.5,
+                evaluation="all",
             ),
+            num_words=24,
             num_threads=1,
         ),
+        # Concepts that share words are not pushed as far apart as others, or new ones would find no known place.
+        objective=ContrastiveConfig(overlap_target=0.5),
         optim=OptimConfig(
             optimizer="muon",
             learning_rate=3e-3,

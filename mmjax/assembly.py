@@ -100,7 +100,7 @@ def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
     def build_model(key: Key) -> nnx.Module:
         return DualEncoder(model, key)
 
-    spec = batch_shapes(data.batch_size, data.preprocess.image_size, data.text_len, mesh)
+    spec = batch_shapes(data.batch_size, data.preprocess.image_size, data.text_len, mesh, data.num_words)
     objective = experiment.objective.build()
     return build_program(build_model, objective, experiment.optim, experiment.train, mesh, spec)
 

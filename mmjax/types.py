@@ -26,7 +26,8 @@ Params = dict[str, Any]
 """Parameters as a plain nested dict; its paths read as English: `image/blocks/attention/query/kernel`."""
 Batch = Mapping[str, Array]
 """`image` uint8 (b, y, x, 3); `text_ids` int32 (b, t); `text_mask` bool (b, t), True means use it; `ids` int32 (b,),
-equal ids are positives; `weights` float32 (b,), 0 means that the row counts nothing."""
+equal ids are positives; `weights` float32 (b,), 0 means that the row counts nothing. Where `data.num_words` asks for
+them, `words` int32 (b, w), hashes of the words of all captions of the record, each once, 0 where there are no more."""
 BatchSpec = Mapping[str, jax.ShapeDtypeStruct]
 """Shapes, types and shardings of a `Batch`."""
 HostBatch = dict[str, np.ndarray]

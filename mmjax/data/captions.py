@@ -7,6 +7,7 @@ import numpy as np
 
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Record, Source
+from mmjax.data.words import plain
 
 STYLES = ("main", "any", "tags")
 EVALUATIONS = ("main", "all")
@@ -24,6 +25,9 @@ class CaptionConfig:
       tags_only_rate: probability that a caption with tags leaves the main caption out.
       shuffle: whether the main caption may stand at any place among the tags, else it is first.
       separator: what stands between captions that are joined.
+      rare_drop_rate: probability that a caption leaves out its rare words, those that no other record's captions have,
+        if others remain. New concepts are recognised by the words that they share with known ones; a caption without
+        its rare words is learned by these. The words of all captions are counted at the start, in one pass.
       evaluation: "main" evaluates on the main caption; "all" on all captions joined, for a label with key words.
     """
 
@@ -33,6 +37,7 @@ class CaptionConfig:
     tags_only_rate: float = 0.2
     shuffle: bool = False
     separator: str = ", "
+    rare_drop_rate: float = 0.0
     evaluation: str = "main"
 
     def __post_init__(self) -> None:
@@ -42,8 +47,20 @@ class CaptionConfig:
             raise unknown_name("data.captions.evaluation", self.evaluation, EVALUATIONS)
 
 
-def choose(captions: Sequence[str], config: CaptionConfig, rng: np.random.Generator) -> str:
-    """Returns the caption to train on, drawn from rng ("label", "label, tag, tag" or "tag, tag")."""
+def choose(
+    captions: Sequence[str], config: CaptionConfig, rng: np.random.Generator, rare: frozenset[str] = frozenset()
+) -> str:
+    """Returns the caption to train on, drawn from rng ("label", "label, tag, tag" or "tag, tag").
+
+    `rare` are the words that `rare_drop_rate` is about, as `words.rare_words` gives them.
+    """
+    caption = _choose_style(captions, config, rng)
+    if config.rare_drop_rate and rng.random() < config.rare_drop_rate:
+        return " ".join([word for word in caption.split() if plain(word) not in rare]) or caption
+    return caption
+
+
+def _choose_style(captions: Sequence[str], config: CaptionConfig, rng: np.random.Generator) -> str:
     if config.style == "main" or len(captions) == 1:
         return captions[0]
     if config.style == "any":

@@ -19,6 +19,8 @@ class DataConfig:
       tokenizer: "emoji" (the shipped one), a folder, or a Hugging Face hub name.
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder.
+      num_words: words of all its captions that a training example carries along, for `objective.overlap_target`; where
+        there are more, the rest is left out.
       num_threads: threads that read and decode; 0 does it in the calling thread.
       prefetch: batches prepared ahead.
       cache_bytes: memory for decoded images, so that a small data set is decoded once.
@@ -36,6 +38,7 @@ class DataConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    num_words: int = 0
     num_threads: int = 4
     prefetch: int = 2
     cache_bytes: int = 256 * 2**20

@@ -13,6 +13,7 @@ from mmjax.data.config import DataConfig
 from mmjax.data.order import record_index
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.words import hashes
 from mmjax.types import HostBatch
 
 # Not a caption's id, which is never negative. What else is in the row of a bad record is a zero image and no words.
@@ -31,28 +32,44 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch before its text becomes ids: `image` uint8 (image_size, image_size, 3)."""
+    """One row of a batch before its text becomes ids: `image` uint8 (image_size, image_size, 3); `captions` are all of
+    the record's, for training."""
 
     image: np.ndarray
     text: str
     id: int
     weight: float
+    captions: tuple[str, ...] = ()
 
 
 class Examples:
-    """Makes batches of chosen rows from one source; safe to use from many threads."""
+    """Makes batches of chosen rows from one source; safe to use from many threads.
 
-    def __init__(self, config: DataConfig, source: Source, tokenizer: Tokenizer, bad_records: BadRecords):
+    `rare_words` are what training captions may leave out (see `CaptionConfig.rare_drop_rate`).
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        source: Source,
+        tokenizer: Tokenizer,
+        bad_records: BadRecords,
+        rare_words: frozenset[str] = frozenset(),
+    ):
         self._config, self._source, self._tokenizer, self._bad_records = config, source, tokenizer, bad_records
         self._cache: dict[int, Loaded] = {}
         self._cache_bytes_left = config.cache_bytes
         self._cache_lock = threading.Lock()
+        self._rare_words = rare_words
         side = config.preprocess.image_size
         self._empty_row = Row(np.zeros((side, side, 3), np.uint8), "", BAD_ID, 0.0)
 
     def train_batch(self, seed: int, positions: Sequence[int]) -> HostBatch:
         """Returns the augmented examples at these positions of the run (see `order.record_index`)."""
-        return self._stack([self._train_row(seed, position) for position in positions])
+        rows = [self._train_row(seed, position) for position in positions]
+        num_words = self._config.num_words
+        words = {"words": np.stack([hashes(row.captions, num_words) for row in rows])} if num_words else {}
+        return self._stack(rows) | words
 
     def eval_batch(self, indices: Sequence[int]) -> HostBatch:
         """Returns records `indices` as they are, with their main captions; past the last record, rows of weight 0."""
@@ -64,11 +81,11 @@ class Examples:
         if loaded is None:
             return self._empty_row
         rng = augment.generator(seed, position)
-        text = captions.choose(loaded.captions, self._config.captions, rng)
+        text = captions.choose(loaded.captions, self._config.captions, rng, self._rare_words)
         image = loaded.image
         if self._config.augment.crops:
             image = augment.random_crop(image, self._config.preprocess.image_size, self._config.augment, rng)
-        return Row(np.asarray(augment.augment(image, self._config.augment, rng)), text, loaded.id, 1.0)
+        return Row(np.asarray(augment.augment(image, self._config.augment, rng)), text, loaded.id, 1.0, loaded.captions)
 
     def _eval_row(self, index: int) -> Row:
         loaded = self._load(index, keep_size=False)

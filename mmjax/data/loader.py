@@ -12,6 +12,7 @@ from mmjax.data.examples import Examples
 from mmjax.data.order import process_rows
 from mmjax.data.records import Source
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.words import rare_words
 from mmjax.types import HostBatch
 
 # A thread's task is this many rows or fewer, not a batch: a large batch is then made by all threads at once.
@@ -33,11 +34,14 @@ def train_batches(
     """Yields this process's rows of the batches of steps start_step, ..., num_steps - 1.
 
     image uint8 (b, image_size, image_size, 3); text_ids int32 and text_mask bool (b, text_len); ids int32 (b,), equal
-    for positives; weights float32 (b,), 0 for a record that could not be used. Here b is batch_size / process_count.
+    for positives; weights float32 (b,), 0 for a record that could not be used; words int32 (b, num_words) where the
+    config asks for some. Here b is batch_size / process_count.
     The batch of a step depends on (seed, step) and the settings alone: not on start_step, threads or processes.
     Raises UserError, in the calling thread, when too many records are bad.
     """
-    examples = Examples(config, source, tokenizer, bad_records or BadRecords(len(source), config.max_bad_share))
+    rare = rare_words(source) if config.captions.rare_drop_rate else frozenset()
+    bad_records = bad_records or BadRecords(len(source), config.max_bad_share)
+    examples = Examples(config, source, tokenizer, bad_records, rare)
     rows = process_rows(config.batch_size, process_index, process_count)
 
     def make(step: int, place: slice) -> HostBatch:

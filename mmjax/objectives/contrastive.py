@@ -6,10 +6,12 @@ from typing import Literal
 
 import jax
 
+from mmjax.errors import UserError
 from mmjax.losses import contrastive
+from mmjax.losses.soft_targets import word_overlap
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.objectives.base import Embeddings, ObjectiveState
-from mmjax.types import Batch, BatchSpec, Key, Loss, Mean
+from mmjax.types import Array, Batch, BatchSpec, Key, Loss, Mean
 
 Kind = Literal["sigmoid", "softmax"]
 LOSSES: dict[Kind, Callable[..., Mean]] = {"sigmoid": contrastive.sigmoid, "softmax": contrastive.softmax}
@@ -17,9 +19,20 @@ LOSSES: dict[Kind, Callable[..., Mean]] = {"sigmoid": contrastive.sigmoid, "soft
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """Which loss pulls pairs together: `sigmoid` (Zhai et al. 2023) or `softmax` (Radford et al. 2021)."""
+    """How pairs are pulled together.
+
+    kind: `sigmoid` (Zhai et al. 2023) or `softmax` (Radford et al. 2021).
+    overlap_target: in [0, 1], times how much the words of two examples overlap (`soft_targets.word_overlap`), is the
+        target of their pair: what two concepts share is then not pushed apart. 0 leaves it out; more needs
+        `data.num_words`.
+    """
 
     kind: Kind = "sigmoid"
+    overlap_target: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_target <= 1:
+            raise UserError(f"objective.overlap_target = {self.overlap_target} is not in [0, 1]: correct it")
 
     def build(self) -> "Contrastive":
         return Contrastive(self)
@@ -52,6 +65,17 @@ class Contrastive:
     ) -> tuple[Loss, ObjectiveState]:
         """The mean over examples of the sigmoid or softmax loss."""
         mean = LOSSES[self.config.kind](
-            embeddings["image"], embeddings["text"], model.log_scale[...], model.bias(), batch["ids"], batch["weights"]
+            embeddings["image"],
+            embeddings["text"],
+            model.log_scale[...],
+            model.bias(),
+            batch["ids"],
+            batch["weights"],
+            self._soft_targets(batch),
         )
         return Loss(mean, {self.config.kind: mean}), state
+
+    def _soft_targets(self, batch: Batch) -> Array | None:
+        if not self.config.overlap_target:
+            return None
+        return self.config.overlap_target * word_overlap(batch["words"], batch["weights"])

@@ -74,7 +74,9 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def batch_shapes(batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh) -> BatchSpec:
+def batch_shapes(
+    batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh, num_words: int = 0
+) -> BatchSpec:
     """Shapes, types and shardings of a global batch of image-text pairs."""
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((batch_size, image_size, image_size, 3), np.uint8),
@@ -83,5 +85,7 @@ def batch_shapes(batch_size: int, image_size: int, text_len: int, mesh: jax.shar
         "ids": ((batch_size,), np.int32),
         "weights": ((batch_size,), np.float32),
     }
+    if num_words:
+        shapes["words"] = ((batch_size, num_words), np.int32)
     sharding = rules.batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

@@ -58,3 +58,16 @@ def test_evaluation_shows_the_main_caption_or_all_of_them() -> None:
     joined = for_evaluation(source, CaptionConfig(evaluation="all", separator=" "))
     assert [joined[row].captions for row in range(len(joined))] == [("rose flower red plant love",), ("tulip",)]
     assert [joined[row].class_name for row in range(2)] == ["plant", "plant"]
+
+
+def test_rare_words_are_dropped_at_their_rate() -> None:
+    config = CaptionConfig(style="main", rare_drop_rate=0.25)
+    captions = ("Red rose: flower",)
+    texts = [choose(captions, config, np.random.default_rng(seed), frozenset({"rose"})) for seed in range(400)]
+    assert set(texts) == {"Red rose: flower", "Red flower"}
+    assert 0.15 < texts.count("Red flower") / len(texts) < 0.35
+
+
+def test_a_caption_of_rare_words_alone_stays() -> None:
+    config = CaptionConfig(style="main", rare_drop_rate=1.0)
+    assert choose(("rose",), config, np.random.default_rng(0), frozenset({"rose"})) == "rose"

@@ -17,6 +17,7 @@ from mmjax.data.preprocess import PreprocessConfig, preprocess
 from mmjax.data.records import BadRecord, Record, caption_id
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.words import hashes
 from mmjax.errors import UserError
 from mmjax.types import HostBatch
 from tests.data.tiny_sources import MemorySource
@@ -90,6 +91,22 @@ def test_an_epoch_shows_each_record_once_and_augments_it_anew() -> None:
     images = np.concatenate([batch["image"] for batch in batches]).reshape(2, 20, -1)
     again = [images[1][list(ids[1]).index(one)] for one in ids[0]]
     assert not any(np.array_equal(first, second) for first, second in zip(images[0], again, strict=True))
+
+
+def test_words_of_all_captions_come_along() -> None:
+    source = MemorySource(20, missing=[record_index(7, 0, 20)])
+    config = replace(CONFIG, num_words=5, max_bad_share=1.0)
+    (batch,) = train(config, source, num_steps=1)
+    assert batch["words"].shape == (8, 5)
+    assert not batch["words"][0].any()
+    np.testing.assert_array_equal(batch["words"][1], hashes(source[record_index(7, 1, 20)].captions, 5))
+
+
+def test_rare_words_of_the_source_are_left_out() -> None:
+    captions = CaptionConfig(style="main", rare_drop_rate=1.0)
+    (batch,) = train(replace(CONFIG, captions=captions), num_steps=1)
+    expected, _ = TOKENIZER(["thing"] * 8, 6)  # Its number is what only one record has.
+    np.testing.assert_array_equal(batch["text_ids"], expected)
 
 
 def test_photos_are_cropped_from_the_original() -> None:

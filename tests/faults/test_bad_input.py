@@ -57,6 +57,7 @@ def error(capfd: pytest.CaptureFixture[str]) -> Lines:
         ("--config.mesh.tensor=4", "mesh.tensor = 4 does not divide 2 attention heads: set mesh.tensor to one of 1, 2"),
         ("--config.mesh.data=3", "data.batch_size = 8 does not divide by 3 (mesh.data 3 x mesh.fsdp 1"),
         ("--config.train.accumulate=3", "train.accumulate 3): set it to 6 or 9"),
+        ("--config.objective.overlap_target=0.5", "objective.overlap_target compares words: set data.num_words"),
         ("--config.model.text.vocab_size=100", "ids but model.text.vocab_size = 100: set model.text.vocab_size=8192"),
         ("--config.data.tokenizer=/nowhere", "data.tokenizer='/nowhere' cannot be loaded ("),
         ("--config.data.split=trian", "split 'trian' does not exist: did you mean train?"),

@@ -8,28 +8,49 @@ import numpy as np
 STEP = 1e-6
 
 
-def sigmoid(image, text, log_scale, bias, ids, weights) -> float:
+def sigmoid(image, text, log_scale, bias, ids, weights, soft_targets=None) -> float:
     kept = np.flatnonzero(weights)
+    targets = _targets(ids, soft_targets)
     total = 0.0
     for i in kept:
         for j in kept:
             logit = math.exp(log_scale) * float(image[i] @ text[j]) + bias
-            total += weights[i] * math.log1p(math.exp(-logit if ids[i] == ids[j] else logit))
+            right, wrong = math.log1p(math.exp(-logit)), math.log1p(math.exp(logit))
+            total += weights[i] * (targets[i, j] * right + (1 - targets[i, j]) * wrong)
     return total / weights.sum()
 
 
-def softmax(image, text, log_scale, bias, ids, weights) -> float:
-    return (_one_way(image, text, log_scale, ids, weights) + _one_way(text, image, log_scale, ids, weights)) / 2
+def softmax(image, text, log_scale, bias, ids, weights, soft_targets=None) -> float:
+    targets = _targets(ids, soft_targets)
+    return (_one_way(image, text, log_scale, targets, weights) + _one_way(text, image, log_scale, targets, weights)) / 2
 
 
-def _one_way(rows, columns, log_scale, ids, weights) -> float:
+def _one_way(rows, columns, log_scale, targets, weights) -> float:
     kept = np.flatnonzero(weights)
     total = 0.0
     for i in kept:
         shares = np.exp(np.exp(log_scale) * (columns[kept] @ rows[i]))
         shares /= shares.sum()
-        total -= weights[i] * np.mean(np.log(shares[ids[kept] == ids[i]]))
+        total -= weights[i] * np.average(np.log(shares), weights=targets[i, kept])
     return total / weights.sum()
+
+
+def _targets(ids, soft_targets) -> np.ndarray:
+    others = np.zeros((len(ids), len(ids))) if soft_targets is None else soft_targets
+    return np.where(np.equal.outer(ids, ids), 1.0, others)
+
+
+def word_overlap(words, weights) -> np.ndarray:
+    sets = [set(row.tolist()) - {0} if weight else set() for row, weight in zip(words, weights, strict=True)]
+    num_examples = np.count_nonzero(weights)
+    rarity = {u: math.log(num_examples / sum(u in have for have in sets)) for u in set().union(*sets)}
+    overlap = np.zeros((len(sets), len(sets)))
+    for i, left in enumerate(sets):
+        for j, right in enumerate(sets):
+            lengths = [math.sqrt(sum(rarity[u] ** 2 for u in have)) for have in (left, right)]
+            if all(lengths):
+                overlap[i, j] = sum(rarity[u] ** 2 for u in left & right) / math.prod(lengths)
+    return overlap
 
 
 def gradient(loss: Callable[..., float], position: int, *args) -> np.ndarray:

@@ -115,6 +115,23 @@ def test_no_row_counts(name):
 
 
 @NAMES
+def test_soft_targets_equal_the_reference(name):
+    args = inputs()
+    drawn = np.random.default_rng(2).uniform(size=(8, 8)).astype(np.float32)
+    args = (*args, (drawn + drawn.T) / 2)
+    double = [np.asarray(arg, np.float64) for arg in args]
+    value, grads = compiled(name)(*args)
+    loss = LOSSES[name][1]
+    expected = loss(*double), tuple(reference.gradient(loss, position, *double) for position in range(4))
+    assert above(relative_errors((value, grads), expected), LAYER) == {}
+
+
+def test_a_sure_and_right_pair_costs_nothing():
+    one = jnp.ones((1, 1))
+    assert float(contrastive.sigmoid(one, one, jnp.log(jnp.float32(100)), jnp.zeros(())).value) == 0
+
+
+@NAMES
 def test_bfloat16_embeddings_are_computed_on_in_float32(name):
     image, text, *rest = inputs()
     image, text = image.astype(jnp.bfloat16), text.astype(jnp.bfloat16)

@@ -1,0 +1,47 @@
+"""The words of captions: which are rare in a source, and their hashes for a batch."""
+
+import contextlib
+import string
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmjax.data.records import BadRecord, Source
+
+
+def plain(word: str) -> str:
+    """Returns the word as it is counted: "Flag:" and "flag" are one."""
+    return word.strip(string.punctuation).casefold()
+
+
+def distinct_words(captions: Sequence[str]) -> list[str]:
+    """Returns the plain words of all captions, each once, in order; a text without blanks is one word."""
+    words = (plain(word) for caption in captions for word in caption.split())
+    return list(dict.fromkeys(word for word in words if word))
+
+
+def hashes(captions: Sequence[str], num_words: int) -> np.ndarray:
+    """Returns int32 (num_words,): a positive hash of each distinct word, the same in every process, then zeros."""
+    row = np.zeros(num_words, np.int32)
+    words = distinct_words(captions)[:num_words]
+    row[: len(words)] = [(zlib.crc32(word.encode()) >> 1) or 1 for word in words]
+    return row
+
+
+def rare_words(source: Source) -> frozenset[str]:
+    """Returns the words that only one record's captions have; records of equal captions are one.
+
+    Records that cannot be read are left out here, and reported when their turn comes in training.
+    """
+    counts = Counter(word for captions in _distinct_captions(source) for word in distinct_words(captions))
+    return frozenset(word for word, count in counts.items() if count == 1)
+
+
+def _distinct_captions(source: Source) -> set[tuple[str, ...]]:
+    distinct = set()
+    for index in range(len(source)):
+        with contextlib.suppress(BadRecord):
+            distinct.add(source[index].captions)
+    return distinct
