@@ -54,16 +54,16 @@ TEXT = TextConfig(
 )
 
 # With few and large patches, the stem is a hidden matrix like the others; so is a convolution over its window.
-STEM = (Matrix("image/stem/projection/kernel"), Matrix(r"image/stem/stages/\d+/kernel", num_in=3))
+STEM = (Matrix("image/stem/projection/kernel"), Matrix(r"image/stem/stages/\d+/(down|residual/\d+)/kernel", num_in=3))
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The config of the quickstart."""
-    return experiment(IMAGE).to_config_dict()
+    return experiment(IMAGE, num_steps=600).to_config_dict()
 
 
-def experiment(image: ViTConfig) -> Experiment:
-    """Everything but the image tower, which `emoji_siglip_conv` exchanges."""
+def experiment(image: ViTConfig, num_steps: int) -> Experiment:
+    """Everything but the image tower, which `emoji_siglip_conv` exchanges, and the steps that four minutes allow."""
     return Experiment(
         # One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
         model=DualEncoderConfig(image=image, text=TEXT, embed_dim=WIDTH, log_scale=math.log(10), logit_bias=-5.0),
@@ -113,7 +113,7 @@ def experiment(image: ViTConfig) -> Experiment:
                 Rule(".*"),
             ),
         ),
-        train=TrainConfig(num_steps=600),
+        train=TrainConfig(num_steps=num_steps),
         checkpoint=CheckpointConfig(every_steps=200),
         evals=EvalsConfig(splits=("unseen_style", "unseen_concept_noto", "unseen_concept"), zero_shot=ZeroShotConfig()),
     )

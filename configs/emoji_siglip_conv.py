@@ -7,10 +7,19 @@ import ml_collections
 from configs.emoji_siglip import IMAGE as PLAIN
 from configs.emoji_siglip import WIDTH, experiment
 
-# Four tokens side by side keep their places, which attention pooling blends.
-IMAGE = replace(PLAIN, depth=2, mlp_dim=2 * WIDTH, stem="conv", pool="concat")
+# Most of the depth is in the convolutions. Tokens side by side keep their places, which attention pooling blends.
+IMAGE = replace(
+    PLAIN,
+    patch_size=8,
+    depth=1,
+    mlp_dim=2 * WIDTH,
+    stem="conv",
+    stem_norm="batch",
+    stem_residual=(0, 1, 1),
+    pool="concat",
+)
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The config with the convolutional stem."""
-    return experiment(IMAGE).to_config_dict()
+    return experiment(IMAGE, num_steps=240).to_config_dict()

@@ -98,6 +98,11 @@ def _check_sizes(experiment: Experiment) -> None:
         raise UserError(
             f"data.text_len = {data.text_len} but model.text.context_len = {model.text.context_len}: make them equal"
         )
+    if model.image.stem_norm == "batch" and experiment.train.accumulate > 1:
+        raise UserError(
+            f"model.image.stem_norm = 'batch' needs the whole batch at once, but train.accumulate = "
+            f"{experiment.train.accumulate}: set it to 1, or stem_norm to 'group'"
+        )
     if experiment.objective.overlap_target and data.num_words < 1:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}

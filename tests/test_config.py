@@ -147,6 +147,11 @@ def test_differences_are_told_by_path() -> None:
         ),
         ({"data": {"batch_size": 0}}, "data.batch_size = 0 must be at least 1"),
         ({"train": {"accumulate": 0}}, "train.accumulate = 0 must be at least 1"),
+        (
+            {"model": {"image": {"stem": "conv", "stem_norm": "batch"}}, "train": {"accumulate": 2}},
+            "needs the whole batch at once, but train.accumulate = 2: set it to 1, or stem_norm to 'group'",
+        ),
+        ({"objective": {"overlap_target": 0.5}}, "objective.overlap_target compares words: set data.num_words"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(override: dict[str, Any], message: str) -> None:
@@ -161,7 +166,7 @@ def test_muon_takes_every_convolution_of_the_convolutional_recipe() -> None:
     experiment = from_values(load_config(str(ROOT / "configs" / "emoji_siglip_conv.py")))
     stem = jax.eval_shape(lambda: nnx.state(ViT(experiment.model.image, jax.random.key(0)).stem))
     kernels = [path for path, _ in nnx.to_flat_state(stem) if path[-1] == "kernel"]
-    assert len(kernels) == 5
+    assert len(kernels) == 6
     for path in kernels:
         name = "/".join(map(str, ("image", "stem", *path)))
         assert dimension_numbers(experiment.optim.muon, name, 4 if "stages" in path else 2) is not None, name

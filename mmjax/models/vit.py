@@ -18,7 +18,7 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.nn.pooling import ConcatPool, MapPool
 from mmjax.nn.stack import Remat, StackConfig
-from mmjax.nn.stem import ConvStem, PatchStem
+from mmjax.nn.stem import ConvStem, PatchStem, StemNorm
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
@@ -38,6 +38,8 @@ class ViTConfig:
     embedding_norm: a layer norm before the first block (CLIP's pre_layernorm).
     final_norm: a layer norm after the last block.
     stem: "patch", one linear map a patch; "conv", early convolutions, for which patch_size is a power of 2.
+    stem_norm: of the convolutional stem: "group", an example by itself; "batch", with running averages in evaluation.
+    stem_residual: convolutions of stride 1 after each of the convolutional stem's halvings; () is none.
     image_mean, image_std: what uint8 pixels, scaled to 0..1, are normalised with.
     patch_dropout_rate: share of the patches left out in training.
     drop_path_rate, remat, unroll: see `StackConfig`.
@@ -60,6 +62,8 @@ class ViTConfig:
     activation: Activation = "gelu_tanh"
     qk_norm: bool = False
     stem: Literal["patch", "conv"] = "patch"
+    stem_norm: StemNorm = "group"
+    stem_residual: tuple[int, ...] = ()
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     dropout_rate: float = 0.0
@@ -79,6 +83,13 @@ class ViTConfig:
             raise UserError(
                 f"stem 'conv' halves the image again and again: patch_size {self.patch_size} must be a power of 2 that "
                 f"divides image_size {self.image_size}"
+            )
+        if self.stem_residual and self.stem != "conv":
+            raise UserError(f"stem {self.stem!r} has no convolutions: set stem_residual to (), or stem to 'conv'")
+        if self.stem_residual and 2 ** len(self.stem_residual) != self.patch_size:
+            stages = self.patch_size.bit_length() - 1
+            raise UserError(
+                f"stem_residual {self.stem_residual} needs {stages} numbers, one each time the size is halved"
             )
         if self.pool == "concat" and self.patch_dropout_rate:
             raise UserError("pool 'concat' needs every patch: set patch_dropout_rate to 0, or pool to 'map'")
@@ -148,7 +159,8 @@ class ViT(nnx.Module):
     def __call__(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         """The features (b, d) of images (b, y, x, 3): uint8 pixels, or floats that are normalised already.
 
-        `key` switches dropout on. Extras: `tokens` (b, t, d), normalised, class token first; `features`.
+        `key` switches training on: dropout, and statistics of the batch. Extras: `tokens` (b, t, d), normalised, class
+        token first; `features`.
         """
         patch_key, dropout_key, stack_key = split(key, 3)
         x = self._embed(image, patch_key)
@@ -161,7 +173,8 @@ class ViT(nnx.Module):
 
     def _embed(self, image: Array, key: Key | None) -> Array:
         table = self._position_table()
-        patches = self.stem(normalised(image, self.config)) + table[self.config.num_prefix :]
+        tokens = self.stem(normalised(image, self.config), training=key is not None)
+        patches = tokens + table[self.config.num_prefix :]
         patches = drop_patches(patches, self.config.patch_dropout_rate, key)
         if self.config.pool != "cls":
             return patches
@@ -199,5 +212,10 @@ def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:
             return PatchStem(key, config.patch_size, config.width, bias=config.patch_bias)
         case "conv":
             return ConvStem(
-                key, config.patch_size, config.width, activation=config.activation, norm_eps=config.norm_eps
+                key,
+                config.patch_size,
+                config.width,
+                activation=config.activation,
+                norm=config.stem_norm,
+                num_residual=config.stem_residual,
             )

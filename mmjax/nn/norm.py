@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from mmjax.nn.parameter import parameter, weight
+from mmjax.nn.parameter import parameter, statistic, weight
 from mmjax.types import Array, Key
 
 SQUARED_LENGTH_FLOOR = 1e-24
@@ -32,6 +32,52 @@ class LayerNorm(nnx.Module):
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=self.axes, keepdims=True) + self.eps)
         y = centred * inverse * weight(self.scale, jnp.float32) + weight(self.bias, jnp.float32)
         return y.astype(x.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias for each channel (Ioffe and Szegedy, 2015, algorithms 1 and 2).
+
+    In training mean and variance are those of the channel over the whole batch, on all devices; otherwise they are
+    `running_mean` and `running_variance`, which follow those of the batches (`optim.optimizer.STATISTICS_RATE`). An
+    example's output then depends on its batch, so a batch cannot be taken in microbatches.
+    """
+
+    def __init__(self, key: Key, size: int, *, dims: str = "d", eps: float = 1e-5):
+        self.eps = eps
+        self.scale = parameter(key, dims, (size,), initializers.ones)
+        self.bias = parameter(key, dims, (size,), initializers.zeros)
+        self.running_mean = statistic(dims, (size,), 0.0)
+        self.running_variance = statistic(dims, (size,), 1.0)
+
+    def __call__(self, x: Array, *, training: bool) -> Array:
+        """x (b, y, x, size) -> the same shape and dtype; the arithmetic is float32."""
+        x32, running_mean, running_variance = x.astype(jnp.float32), self.running_mean[...], self.running_variance[...]
+        if training:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x32, axis=axes)
+            variance = jnp.mean(jnp.square(x32 - mean), axis=axes)
+            mean, variance = _followed(running_mean, mean), _followed(running_variance, variance)
+        else:
+            mean, variance = running_mean, running_variance
+        inverse = jax.lax.rsqrt(variance + self.eps) * weight(self.scale, jnp.float32)
+        return ((x32 - mean) * inverse + weight(self.bias, jnp.float32)).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _followed(running: Array, seen: Array) -> Array:
+    """`seen`, with the derivative of the identity; the gradient of `running` is running - seen, whatever the loss."""
+    return seen
+
+
+def _follow_forward(running: Array, seen: Array) -> tuple[Array, Array]:
+    return seen, running - seen
+
+
+def _follow_backward(distance: Array, gradient: Array) -> tuple[Array, Array]:
+    return distance, gradient
+
+
+_followed.defvjp(_follow_forward, _follow_backward)
 
 
 def l2_normalise(x: Array) -> Array:

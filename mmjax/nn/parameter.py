@@ -35,6 +35,14 @@ def parameter(
     return nnx.Param(value, dims=dims, rows=rows)
 
 
+def statistic(dims: str, shape: tuple[int, ...], value: float) -> nnx.Param[Array]:
+    """An array that is kept with the parameters but not learned: it follows what the layer sees in training.
+
+    Its gradient is its distance from what was seen (see `norm.BatchNorm`), and the optimizer goes a part of that way.
+    """
+    return nnx.Param(jnp.full(shape, value, PARAM_DTYPE), dims=dims, rows=0)
+
+
 def dims_of(param: nnx.Variable) -> str:
     """The letters of `param` as it is stored: those of one layer, with `l` in front of them in a stack."""
     dims: str = param.get_metadata("dims")

@@ -1,5 +1,7 @@
 """From pixels to patch tokens: one linear map of a patch, or a few small convolutions."""
 
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,13 +9,14 @@ from jax.nn import initializers
 
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import ACTIVATIONS, Activation
-from mmjax.nn.norm import LayerNorm
+from mmjax.nn.norm import BatchNorm, LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
+StemNorm = Literal["group", "batch"]
 NUM_COLOURS = 3
-KERNEL_SIZE, STRIDE = 3, 2
+KERNEL_SIZE = 3
 """Of each convolution of the convolutional stem (Xiao et al., 2021, sec. 4)."""
 
 
@@ -35,71 +38,124 @@ class PatchStem(nnx.Module):
         shape = (patch_size * patch_size * NUM_COLOURS, width)
         self.projection = Linear(key, "cd", shape, bias=bias, init=initializers.lecun_normal())
 
-    def __call__(self, image: Array) -> Array:
-        """image (b, y, x, 3), normalised -> (b, p, d)."""
+    def __call__(self, image: Array, *, training: bool = False) -> Array:
+        """image (b, y, x, 3), normalised -> (b, p, d), the same in training."""
         return self.projection(patches_of(image, self.patch_size))
 
 
 class ConvStem(nnx.Module):
     """log2(patch_size) convolutions, each 3x3 of stride 2 with norm and activation, then a 1x1 to the width.
 
-    Channels double at each convolution and end at the width. The paper (Xiao et al., 2021, "Early convolutions help
-    transformers see better") has batch norm; a group norm of one group keeps an example independent of its batch, and
-    learned as fast in short runs on the emoji (a layer norm over the channels alone did not).
+    After stage i come `num_residual[i]` convolutions of stride 1, added to what they see (the paper's larger stems have
+    some, without the sum). Channels double at each halving and end at the width. The paper (Xiao et al., 2021, "Early
+    convolutions help transformers see better") has the `norm` "batch", which also learns best in short runs on the
+    emoji; "group", a group norm of one group, keeps an example independent of its batch.
     """
 
-    def __init__(self, key: Key, patch_size: int, width: int, *, activation: Activation, norm_eps: float = 1e-6):
+    def __init__(
+        self,
+        key: Key,
+        patch_size: int,
+        width: int,
+        *,
+        activation: Activation,
+        norm: StemNorm = "group",
+        num_residual: tuple[int, ...] = (),
+    ):
         num_convs = patch_size.bit_length() - 1
+        num_residual = num_residual or (0,) * num_convs
         channels = [NUM_COLOURS, *(max(width >> (num_convs - 1 - stage), 8) for stage in range(num_convs))]
         keys = jax.random.split(key, num_convs + 1)
         self.stages = nnx.List(
-            ConvStage(keys[stage], channels[stage], channels[stage + 1], activation=activation, norm_eps=norm_eps)
+            ConvStage(
+                keys[stage],
+                channels[stage],
+                channels[stage + 1],
+                activation=activation,
+                norm=norm,
+                num_residual=num_residual[stage],
+            )
             for stage in range(num_convs)
         )
         self.projection = Linear(keys[-1], "cd", (channels[-1], width), init=initializers.lecun_normal())
 
-    def __call__(self, image: Array) -> Array:
-        """image (b, y, x, 3), normalised -> (b, p, d)."""
+    def __call__(self, image: Array, *, training: bool = False) -> Array:
+        """image (b, y, x, 3), normalised -> (b, p, d); `training` decides the statistics of a batch norm."""
         features = image
         for stage in self.stages:
-            features = stage(features)
+            features = stage(features, training=training)
         b, y, x, c = features.shape
         return self.projection(features.reshape(b, y * x, c, out_sharding=rules.spec("bpc")))
 
 
 class ConvStage(nnx.Module):
-    """activation(norm(convolution)), halving both sides of the image."""
+    """y = f(x), which halves both sides of the image, then y + g(y) a few times; f and g are `ConvUnit`."""
 
-    def __init__(self, key: Key, num_inputs: int, num_outputs: int, *, activation: Activation, norm_eps: float):
+    def __init__(
+        self,
+        key: Key,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        activation: Activation,
+        norm: StemNorm = "group",
+        num_residual: int = 0,
+    ):
+        keys = jax.random.split(key, 1 + num_residual)
+        settings: dict[str, Any] = {"activation": activation, "norm": norm}
+        self.down = ConvUnit(keys[0], num_inputs, num_outputs, stride=2, **settings)
+        self.residual = nnx.List(ConvUnit(key, num_outputs, num_outputs, stride=1, **settings) for key in keys[1:])
+
+    def __call__(self, features: Array, *, training: bool = False) -> Array:
+        """features (b, y, x, c) -> (b, y/2, x/2, z)."""
+        features = self.down(features, training=training)
+        for unit in self.residual:
+            features = features + unit(features, training=training)
+        return features
+
+
+class ConvUnit(nnx.Module):
+    """activation(norm(convolution))."""
+
+    def __init__(
+        self, key: Key, num_inputs: int, num_outputs: int, *, stride: int, activation: Activation, norm: StemNorm
+    ):
         conv_key, norm_key = jax.random.split(key)
         shape = (KERNEL_SIZE, KERNEL_SIZE, num_inputs, num_outputs)
+        self.stride = stride
         self.activation: Activation = activation
         self.kernel = parameter(conv_key, "yxcz", shape, initializers.he_normal())
-        self.norm = LayerNorm(norm_key, num_outputs, dims="z", eps=norm_eps, num_axes=3)
+        self.norm: LayerNorm | BatchNorm
+        if norm == "group":
+            self.norm = LayerNorm(norm_key, num_outputs, dims="z", num_axes=3)
+        else:
+            self.norm = BatchNorm(norm_key, num_outputs, dims="z")
 
-    def __call__(self, features: Array) -> Array:
-        """features (b, y, x, c) -> (b, y/2, x/2, z)."""
-        return ACTIVATIONS[self.activation](self.norm(convolve(features, weight(self.kernel, features.dtype))))
+    def __call__(self, features: Array, *, training: bool = False) -> Array:
+        """features (b, y, x, c) -> (b, y/stride, x/stride, z)."""
+        convolved = convolve(features, weight(self.kernel, features.dtype), self.stride)
+        mode = {"training": training} if isinstance(self.norm, BatchNorm) else {}
+        return ACTIVATIONS[self.activation](self.norm(convolved, **mode))
 
 
-def convolve(features: Array, kernel: Array) -> Array:
-    """The convolution of features (b, y, x, c) with a kernel (3, 3, c, z), stride 2, one pixel of zeros around.
+def convolve(features: Array, kernel: Array, stride: int) -> Array:
+    """The convolution of features (b, y, x, c) with a kernel (3, 3, c, z), one pixel of zeros around.
 
     Pixels, of 3 channels, are multiplied as a matrix of windows: on CPU that takes a third of the time of the
     compiler's convolution, whose weight gradient is slow there. From 24 channels on the convolution is as fast.
     """
     if features.shape[-1] == NUM_COLOURS:
         flat = kernel.reshape(-1, kernel.shape[-1])
-        return jnp.einsum("byxc,cz->byxz", windows(features), flat, out_sharding=rules.spec("byxz"))
+        return jnp.einsum("byxc,cz->byxz", windows(features, stride), flat, out_sharding=rules.spec("byxz"))
     padding = ((1, 1), (1, 1))
     return jax.lax.conv_general_dilated(
-        features, kernel, (STRIDE, STRIDE), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        features, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def windows(features: Array) -> Array:
-    """What each output of the convolution sees: features (b, y, x, c) -> (b, y/2, x/2, 3 * 3 * c)."""
+def windows(features: Array, stride: int) -> Array:
+    """What each output of the convolution sees: features (b, y, x, c) -> (b, y/stride, x/stride, 3 * 3 * c)."""
     _, height, width, _ = features.shape
     padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [(y, x) for y in range(KERNEL_SIZE) for x in range(KERNEL_SIZE)]
-    return jnp.concatenate([padded[:, y : y + height : STRIDE, x : x + width : STRIDE] for y, x in shifts], axis=-1)
+    return jnp.concatenate([padded[:, y : y + height : stride, x : x + width : stride] for y, x in shifts], axis=-1)

@@ -1,6 +1,7 @@
 """The optimizer of a run: clip, direction, decay, rates by rule, schedule, clamps."""
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import optax
@@ -16,6 +17,11 @@ from mmjax.types import Params
 
 CLIP_CLAMPS = (Clamp("log_scale", low=0.0, high=math.log(100)),)
 """Logits scaled by 1 to 100. Upper end: Radford et al. 2021, section 2.5; lower end: open_clip."""
+
+
+STATISTICS = r"(.*/)?running_(mean|variance)"
+STATISTICS_RATE = 0.1
+"""How far the running statistics of batch norms go towards those of each batch; PyTorch's default."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ def make_optimizer(
     """The optimizer for `params` (arrays, or shapes alone) over `num_steps` updates, and its learning rate by step.
 
     With u the optimizer's direction, the update of a parameter p is -lr(t) lr_scale (u + weight_decay decay_scale p),
-    then clamped. Its state is born with the shardings of the parameters: `jax.jit(optimizer.init)(params)`.
+    then clamped. Running statistics of batch norms go `STATISTICS_RATE` of the way to those of the batch. The state is
+    born with the shardings of the parameters: `jax.jit(optimizer.init)(params)`.
 
     Raises:
         UserError: values that make no sense together, or rules and clamps that do not fit the parameters.
@@ -68,8 +75,14 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
         clamp(config.clamps, params),
     )
-    labels = paths.map_leaves(lambda path, _: "frozen" if assigned[path].freeze else "trained", params)
-    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels), schedule
+    parts = {"trained": trained, "frozen": optax.set_to_zero(), "statistics": optax.sgd(STATISTICS_RATE)}
+    return optax.partition(parts, paths.map_leaves(lambda path, _: _part_of(path, assigned[path]), params)), schedule
+
+
+def _part_of(path: str, rule: Rule) -> str:
+    if rule.freeze:
+        return "frozen"
+    return "statistics" if re.fullmatch(STATISTICS, path) else "trained"
 
 
 def _check(config: OptimConfig) -> None:

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.test_util import check_grads
 
 from mmjax.nn import positions
 from mmjax.nn.mlp import ACTIVATIONS
-from mmjax.nn.norm import LayerNorm, l2_normalise
+from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
+from mmjax.nn.parameter import num_parameters
 from mmjax.nn.pooling import ConcatPool, MapPool, masked_mean, take_position
-from mmjax.nn.stem import ConvStage, ConvStem, convolve, patches_of
+from mmjax.nn.stem import ConvStage, ConvStem, ConvUnit, convolve, patches_of
 from tests.tolerances import LAYER
 
 
@@ -79,34 +81,74 @@ def test_patches_are_squares_row_by_row_and_the_rest_is_left_out():
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_convolution_and_its_gradients(channels):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_and_its_gradients(channels, stride):
     features, kernel = random(2, 6, 4, channels), random(3, 3, channels, 5)
     padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = np.zeros((2, 3, 2, 5))
-    for y, x in np.ndindex(3, 2):
-        expected[:, y, x] = np.einsum("byxc,yxcz->bz", padded[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3], kernel)
-    assert np.allclose(jax.jit(convolve)(features, kernel), expected, atol=LAYER)
-    check_grads(convolve, (features, kernel), order=1, modes=["rev"], rtol=1e-2)
+    expected = np.zeros((2, 6 // stride, 4 // stride, 5))
+    for y, x in np.ndindex(*expected.shape[1:3]):
+        seen = padded[:, stride * y : stride * y + 3, stride * x : stride * x + 3]
+        expected[:, y, x] = np.einsum("byxc,yxcz->bz", seen, kernel)
+    assert np.allclose(jax.jit(convolve, static_argnums=2)(features, kernel, stride), expected, atol=LAYER)
+    check_grads(lambda *args: convolve(*args, stride), (features, kernel), order=1, modes=["rev"], rtol=1e-2)
 
 
 def test_convolutional_stem_gives_one_token_a_patch():
     def channels_and_tokens(image: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         stem = ConvStem(jax.random.key(0), 8, 32, activation="gelu")
-        return [stage.kernel[...] for stage in stem.stages], stem(image)
+        return [stage.down.kernel[...] for stage in stem.stages], stem(image)
 
     kernels, tokens = jax.eval_shape(channels_and_tokens, random(2, 16, 24, 3))
     assert [kernel.shape for kernel in kernels] == [(3, 3, 3, 8), (3, 3, 8, 16), (3, 3, 16, 32)]
     assert tokens.shape == (2, 6, 32)
 
 
-def test_convolutional_stage_normalises_over_places_and_channels():
-    stage = ConvStage(jax.random.key(0), 3, 4, activation="gelu", norm_eps=1e-6)
+def test_convolutional_unit_normalises_over_places_and_channels():
+    unit = ConvUnit(jax.random.key(0), 3, 4, stride=2, activation="gelu", norm="group")
     features = random(2, 6, 4, 3)
-    found = np.asarray(convolve(features, stage.kernel[...]), np.float64)
+    found = np.asarray(convolve(features, unit.kernel[...], 2), np.float64)
     centred = found - found.mean((1, 2, 3), keepdims=True)
     normed = centred / np.sqrt((centred**2).mean((1, 2, 3), keepdims=True) + 1e-6)
     expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in normed.ravel()]
-    assert np.allclose(np.ravel(stage(features)), expected, atol=LAYER)
+    assert np.allclose(np.ravel(unit(features)), expected, atol=LAYER)
+
+
+def test_convolutional_stage_adds_its_residual_units():
+    stage = ConvStage(jax.random.key(0), 3, 4, activation="gelu", num_residual=2)
+    x = stage.down(random(2, 6, 4, 3))
+    first, second = stage.residual
+    x = x + first(x)
+    assert np.allclose(stage(random(2, 6, 4, 3)), x + second(x), atol=LAYER)
+
+
+def test_batch_norm_takes_the_batch_in_training_and_running_statistics_otherwise():
+    x, norm = random(5, 4, 3, 6), BatchNorm(jax.random.key(0), 6)
+    norm.scale[...], norm.bias[...] = random(6), random(6)
+    norm.running_mean[...], norm.running_variance[...] = random(6), np.square(random(6))
+    wide = np.asarray(x, np.float64)
+    seen = {True: (wide.mean((0, 1, 2)), wide.var((0, 1, 2))), False: (random(6), np.square(random(6)))}
+    for training, (mean, variance) in seen.items():
+        expected = (wide - mean) / np.sqrt(variance + norm.eps) * random(6) + random(6)
+        assert np.allclose(norm(x, training=training), expected, atol=LAYER)
+
+
+def test_running_statistics_are_pulled_towards_the_batch_and_pull_on_nothing():
+    x, norm = random(5, 4, 3, 6), BatchNorm(jax.random.key(0), 6)
+    graph, state = nnx.split(norm)
+
+    def loss(state: nnx.State, x: jax.Array) -> jax.Array:
+        return jnp.sum(nnx.merge(graph, state)(x, training=True) * random(5, 4, 3, 6) ** 2)
+
+    by_state, by_x = jax.grad(loss, argnums=(0, 1))(state, x)
+    assert np.allclose(by_state["running_mean"][...], 0 - x.mean((0, 1, 2)), atol=LAYER)
+    assert np.allclose(by_state["running_variance"][...], 1 - x.var((0, 1, 2)), atol=LAYER)
+    step = 1e-2 * random(5, 4, 3, 6)[::-1]
+    difference = (loss(state, x + step) - loss(state, x - step)) / 2
+    assert difference == pytest.approx(float(np.sum(by_x * step)), rel=1e-2)
+
+
+def test_running_statistics_are_not_counted_as_learned():
+    assert num_parameters(BatchNorm(jax.random.key(0), 6)) == 12
 
 
 def test_concat_pool_gives_each_place_its_own_matrix():

@@ -9,7 +9,7 @@ import pytest
 from mmjax.errors import UserError
 from mmjax.optim.directions import AdafactorConfig
 from mmjax.optim.muon import MuonConfig
-from mmjax.optim.optimizer import CLIP_CLAMPS, OptimConfig, make_optimizer
+from mmjax.optim.optimizer import CLIP_CLAMPS, STATISTICS_RATE, OptimConfig, make_optimizer
 from mmjax.optim.rules import DEFAULT_RULES, Rule
 from mmjax.optim.schedules import ScheduleConfig
 from mmjax.optim.transforms import Clamp
@@ -48,6 +48,14 @@ def run(config: OptimConfig, params: dict[str, Any], grads: list[dict[str, Any]]
 
 def config(**fields: Any) -> OptimConfig:
     return OptimConfig(**{"learning_rate": LR, "weight_decay": DECAY, "schedule": CONSTANT, "clip_norm": 0.0} | fields)
+
+
+def test_running_statistics_follow_at_their_own_rate() -> None:
+    params = {"norm": {"running_mean": draw((3,), 0), "scale": draw((3,), 1)}}
+    grads = grads_like(params)
+    trained, _ = run(config(clip_norm=1e-3), params, grads[:1])
+    expected = params["norm"]["running_mean"] - STATISTICS_RATE * grads[0]["norm"]["running_mean"]
+    np.testing.assert_allclose(trained["norm"]["running_mean"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "adafactor"])

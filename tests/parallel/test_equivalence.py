@@ -21,12 +21,13 @@ from tests import tiny
 from tests.tolerances import LAYER, above, relative_errors
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+STEM: dict[str, Any] = {"stem": "conv", "stem_norm": "batch", "stem_residual": (0, 0, 1)}
 CONV = replace(
     tiny.SIGLIP,
-    image=replace(tiny.SIGLIP.image, stem="conv", qk_norm=True, drop_path_rate=0.1),
+    image=replace(tiny.SIGLIP.image, **STEM, qk_norm=True, drop_path_rate=0.1),
     text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True),
 )
-"""SigLIP with what it does not have: convolutional stem, qk-norm, a text mask and dropped paths."""
+"""SigLIP with what it does not have: convolutional stem with batch norm, qk-norm, a text mask and dropped paths."""
 MODELS = {"clip": (tiny.CLIP, contrastive.softmax), "siglip_conv": (CONV, contrastive.sigmoid)}
 
 
