@@ -166,7 +166,7 @@ def test_muon_takes_every_convolution_of_the_convolutional_recipe() -> None:
     experiment = from_values(load_config(str(ROOT / "configs" / "emoji_siglip_conv.py")))
     stem = jax.eval_shape(lambda: nnx.state(ViT(experiment.model.image, jax.random.key(0)).stem))
     kernels = [path for path, _ in nnx.to_flat_state(stem) if path[-1] == "kernel"]
-    assert len(kernels) == 6
+    assert len(kernels) == 5
     for path in kernels:
         name = "/".join(map(str, ("image", "stem", *path)))
         assert dimension_numbers(experiment.optim.muon, name, 4 if "stages" in path else 2) is not None, name
