@@ -27,6 +27,5 @@ def word_overlap(words: Array, weights: Array) -> Array:
 
 
 def _have_word(words: Array) -> Array:
-    """Bool (b, w, j): whether example j has word w of example b."""
-    others = rules.gather(words, "js")[None, None]
-    return jnp.any((words[:, :, None, None] == others) & (others != 0), axis=3)
+    """Bool (b, w, j): whether example j has word w of example b; padding is a word like others here."""
+    return jnp.any(words[:, :, None, None] == rules.gather(words, "js")[None, None], axis=3)
