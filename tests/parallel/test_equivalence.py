@@ -126,10 +126,11 @@ def test_every_parameter_is_stored_as_the_rules_say():
         "blocks": block,
         "final_norm": norm,
     }
-    stage = {"kernel": P(None, None, None, None), "norm": {"scale": P(None), "bias": P(None)}}
+    names = ("scale", "bias", "running_mean", "running_variance")
+    unit = {"kernel": P(None, None, None, None), "norm": dict.fromkeys(names, P(None))}
     assert specs["image"]["blocks"] == block
     assert specs["image"]["stem"] == {
-        "stages": {0: stage, 1: stage, 2: stage},
+        "stages": {0: {"down": unit}, 1: {"down": unit}, 2: {"down": unit, "residual": {0: unit}}},
         "projection": {"kernel": P(None, "fsdp"), "bias": P("fsdp")},
     }
     assert specs["image"]["pool"]["probe"] == P(None, "fsdp")
