@@ -66,7 +66,7 @@ def from_values(values: Mapping[str, Any]) -> Experiment:
     """
     plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else values
     experiment = config.from_dict(Experiment, plain)
-    _check_sizes(experiment)
+    _check_parts(experiment)
     return experiment
 
 
@@ -86,8 +86,8 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _check_sizes(experiment: Experiment) -> None:
-    """Sizes that two parts of the config state must be equal; positive sizes must be positive."""
+def _check_parts(experiment: Experiment) -> None:
+    """Sizes that two parts state are equal, sizes are positive, and what one part uses another one gives."""
     data, model = experiment.data, experiment.model
     if data.preprocess.image_size != model.image.image_size:
         raise UserError(
@@ -105,6 +105,8 @@ def _check_sizes(experiment: Experiment) -> None:
         )
     if experiment.objective.overlap_target and data.num_words < 1:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
+    if data.num_words < 0:
+        raise UserError(f"data.num_words = {data.num_words} is negative: set it to 0 or more")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:

@@ -151,6 +151,7 @@ def test_differences_are_told_by_path() -> None:
             {"model": {"image": {"stem": "conv", "stem_norm": "batch"}}, "train": {"accumulate": 2}},
             "needs the whole batch at once, but train.accumulate = 2: set it to 1, or stem_norm to 'group'",
         ),
+        ({"data": {"num_words": -1}}, "data.num_words = -1 is negative"),
         ({"objective": {"overlap_target": 0.5}}, "objective.overlap_target compares words: set data.num_words"),
     ],
 )

@@ -84,8 +84,9 @@ class ViTConfig:
                 f"stem 'conv' halves the image again and again: patch_size {self.patch_size} must be a power of 2 that "
                 f"divides image_size {self.image_size}"
             )
-        if self.stem_residual and self.stem != "conv":
-            raise UserError(f"stem {self.stem!r} has no convolutions: set stem_residual to (), or stem to 'conv'")
+        if self.stem != "conv" and (self.stem_residual or self.stem_norm != "group"):
+            remedy = "leave out stem_residual and stem_norm, or set stem to 'conv'"
+            raise UserError(f"stem {self.stem!r} has no convolutions: {remedy}")
         if self.stem_residual and 2 ** len(self.stem_residual) != self.patch_size:
             stages = self.patch_size.bit_length() - 1
             raise UserError(
@@ -217,5 +218,6 @@ def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:
                 config.width,
                 activation=config.activation,
                 norm=config.stem_norm,
+                norm_eps=config.norm_eps,
                 num_residual=config.stem_residual,
             )

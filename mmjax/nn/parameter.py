@@ -40,6 +40,7 @@ def statistic(dims: str, shape: tuple[int, ...], value: float) -> nnx.Param[Arra
 
     Its gradient is its distance from what was seen (see `norm.BatchNorm`), and the optimizer goes a part of that way.
     """
+    # Without rows that mean anything as weights, it is left out of the number of parameters.
     return nnx.Param(jnp.full(shape, value, PARAM_DTYPE), dims=dims, rows=0)
 
 

@@ -60,6 +60,7 @@ class ConvStem(nnx.Module):
         *,
         activation: Activation,
         norm: StemNorm = "group",
+        norm_eps: float = 1e-6,
         num_residual: tuple[int, ...] = (),
     ):
         num_convs = patch_size.bit_length() - 1
@@ -73,6 +74,7 @@ class ConvStem(nnx.Module):
                 channels[stage + 1],
                 activation=activation,
                 norm=norm,
+                norm_eps=norm_eps,
                 num_residual=num_residual[stage],
             )
             for stage in range(num_convs)
@@ -99,10 +101,11 @@ class ConvStage(nnx.Module):
         *,
         activation: Activation,
         norm: StemNorm = "group",
+        norm_eps: float = 1e-6,
         num_residual: int = 0,
     ):
         keys = jax.random.split(key, 1 + num_residual)
-        settings: dict[str, Any] = {"activation": activation, "norm": norm}
+        settings: dict[str, Any] = {"activation": activation, "norm": norm, "norm_eps": norm_eps}
         self.down = ConvUnit(keys[0], num_inputs, num_outputs, stride=2, **settings)
         self.residual = nnx.List(ConvUnit(key, num_outputs, num_outputs, stride=1, **settings) for key in keys[1:])
 
@@ -115,10 +118,18 @@ class ConvStage(nnx.Module):
 
 
 class ConvUnit(nnx.Module):
-    """activation(norm(convolution))."""
+    """activation(norm(convolution)); `norm_eps` is that of the group norm, as a batch norm has its own."""
 
     def __init__(
-        self, key: Key, num_inputs: int, num_outputs: int, *, stride: int, activation: Activation, norm: StemNorm
+        self,
+        key: Key,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        stride: int,
+        activation: Activation,
+        norm: StemNorm,
+        norm_eps: float = 1e-6,
     ):
         conv_key, norm_key = jax.random.split(key)
         shape = (KERNEL_SIZE, KERNEL_SIZE, num_inputs, num_outputs)
@@ -127,7 +138,7 @@ class ConvUnit(nnx.Module):
         self.kernel = parameter(conv_key, "yxcz", shape, initializers.he_normal())
         self.norm: LayerNorm | BatchNorm
         if norm == "group":
-            self.norm = LayerNorm(norm_key, num_outputs, dims="z", num_axes=3)
+            self.norm = LayerNorm(norm_key, num_outputs, dims="z", eps=norm_eps, num_axes=3)
         else:
             self.norm = BatchNorm(norm_key, num_outputs, dims="z")
 

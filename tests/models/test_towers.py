@@ -127,6 +127,7 @@ def test_a_key_makes_dropout_and_the_same_key_the_same():
         ("text", {"num_heads": 5}, "num_heads 5 does not divide width 32"),
         ("image", {"patch_size": 12, "stem": "conv"}, "patch_size 12 must be a power of 2"),
         ("image", {"stem_residual": (1, 1, 1)}, "stem 'patch' has no convolutions"),
+        ("image", {"stem_norm": "batch"}, "stem 'patch' has no convolutions"),
         ("image", {"patch_size": 8, "stem": "conv", "stem_residual": (1,)}, "needs 3 numbers"),
         ("image", {"pool": "concat", "patch_dropout_rate": 0.5}, "pool 'concat' needs every patch"),
         ("image", {"patch_size": 32}, "patch_size 32 is larger than image_size 16"),

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from mmjax.losses import contrastive
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.nn.parameter import dims_of
+from mmjax.nn.stem import ConvStem
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from tests import tiny
@@ -137,3 +138,17 @@ def test_every_parameter_is_stored_as_the_rules_say():
     assert specs["image"]["positions"] == P(None, "fsdp")
     assert specs["text_projection"] == {"kernel": P("fsdp", None), "bias": P(None)}
     assert specs["log_scale"] == specs["logit_bias"] == P()
+
+
+def test_a_stem_with_group_norm_agrees_with_one_device():
+    stem = ConvStem(jax.random.key(0), 8, 32, activation="gelu", num_residual=(0, 1, 0))
+    image = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    expected = jax.jit(lambda image: stem(image))(image)
+    graph, state = nnx.split(stem)
+    mesh = mesh_of((2, 2, 2))
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, rules.replicated(mesh))
+        placed = jax.device_put(image, rules.batch_sharding(mesh))
+        tokens = jax.jit(lambda state, image: nnx.merge(graph, state)(image))(state, placed)
+        assert tokens.sharding.is_equivalent_to(rules.batch_sharding(mesh), 3)
+    assert above(relative_errors([jax.device_get(tokens)], [jax.device_get(expected)]), LAYER) == {}
