@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.losses.choice import Kind
 from mmjax.models import sizes
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
-from mmjax.objectives.contrastive import ContrastiveConfig, Kind
+from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import make_mesh

@@ -1,20 +1,16 @@
 """Contrastive image-text pretraining: CLIP (softmax) and SigLIP (sigmoid)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 
 from mmjax.errors import UserError
 from mmjax.losses import contrastive
+from mmjax.losses.choice import Choice, Kind
 from mmjax.losses.soft_targets import word_overlap
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.objectives.base import Embeddings, ObjectiveState
-from mmjax.types import Array, Batch, BatchSpec, Key, Loss, Mean
-
-Kind = Literal["sigmoid", "softmax"]
-LOSSES: dict[Kind, Callable[..., Mean]] = {"sigmoid": contrastive.sigmoid, "softmax": contrastive.softmax}
+from mmjax.types import Array, Batch, BatchSpec, Key, Loss
 
 
 @dataclass(frozen=True)
@@ -22,17 +18,26 @@ class ContrastiveConfig:
     """How pairs are pulled together.
 
     kind: `sigmoid` (Zhai et al. 2023) or `softmax` (Radford et al. 2021).
+    implementation: `dense`, `gather` or `ring`, of equal values and gradients, or `auto`: one of them by sizes
+        (`losses.contrastive`).
+    tile: most rows of a tile of logits, for `gather` and `ring`; 0 lets it follow from the rows of a device.
     overlap_target: in [0, 1], times how much the words of two examples overlap (`soft_targets.word_overlap`), is the
         target of their pair: what two concepts share is then not pushed apart. 0 leaves it out; more needs
         `data.num_words`.
     """
 
     kind: Kind = "sigmoid"
+    implementation: Choice = "auto"
+    tile: int = 0
     overlap_target: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_target <= 1:
             raise UserError(f"objective.overlap_target = {self.overlap_target} is not in [0, 1]: correct it")
+        if self.tile < 0:
+            raise UserError(
+                f"objective.tile = {self.tile} is negative: give the most rows of a tile, or 0 for the default"
+            )
 
     def build(self) -> "Contrastive":
         return Contrastive(self)
@@ -64,14 +69,17 @@ class Contrastive:
         self, model: DualEncoder, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """The mean over examples of the sigmoid or softmax loss."""
-        mean = LOSSES[self.config.kind](
+        mean = contrastive(
             embeddings["image"],
             embeddings["text"],
             model.log_scale[...],
             model.bias(),
             batch["ids"],
             batch["weights"],
-            self._soft_targets(batch),
+            kind=self.config.kind,
+            implementation=self.config.implementation,
+            tile=self.config.tile or None,
+            soft_targets=self._soft_targets(batch),
         )
         return Loss(mean, {self.config.kind: mean}), state
 

@@ -5,10 +5,15 @@ A layer names dimensions (`spec("btf")`), never mesh axes. Two rules are told ap
 parallelism: an all-gather before the layer, a reduce-scatter of its gradient.
 """
 
+import math
+from typing import Any
+
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, reshard
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, reshard
 
 from mmjax.errors import UserError
+
+AnyMesh = Mesh | AbstractMesh
 
 BATCH_AXES = ("data", "fsdp")
 TENSOR_AXIS = "tensor"
@@ -79,6 +84,45 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh that is set, or None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def device_kind(mesh: AnyMesh | None) -> str:
+    """`cpu`, `TPU v5 lite`, ...: what the devices of the mesh are, or of this process where there is none."""
+    abstract = None if mesh is None else mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh
+    if abstract is None or abstract.abstract_device is None:
+        return jax.devices()[0].device_kind
+    return abstract.abstract_device.device_kind
+
+
+def row_axes(mesh: AnyMesh | None, num_rows: int, *, with_tensor: bool = False) -> tuple[str, ...]:
+    """The axes that rows are split over: those of the batch; `with_tensor` also `tensor`, where that divides them.
+
+    What is done for each row alone need not be done again by each device of the `tensor` axis.
+    """
+    if mesh is None:
+        return ()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
+    everywhere = (*axes, TENSOR_AXIS)
+    divides = TENSOR_AXIS in mesh.shape and num_rows % axes_size(mesh, everywhere) == 0
+    return everywhere if with_tensor and divides else axes
+
+
+def axes_size(mesh: AnyMesh | None, axes: tuple[str, ...]) -> int:
+    """How many devices there are along `axes`."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
+
+
+def over_rows(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Arrays with their first dimension split over `axes` and the others whole; as they are where no mesh is set."""
+    if current_mesh() is None:
+        return tree
+    return jax.tree.map(lambda x: reshard(x, PartitionSpec(axes)), tree)
 
 
 def batch_divisor(mesh: jax.sharding.Mesh) -> int:

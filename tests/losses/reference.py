@@ -1,4 +1,4 @@
-"""The contrastive losses again in float64 numpy, pair by pair, and derivatives by central differences."""
+"""The contrastive losses again in float64 numpy, and derivatives by central differences."""
 
 import math
 from collections.abc import Callable
@@ -9,15 +9,10 @@ STEP = 1e-6
 
 
 def sigmoid(image, text, log_scale, bias, ids, weights, soft_targets=None) -> float:
-    kept = np.flatnonzero(weights)
     targets = _targets(ids, soft_targets)
-    total = 0.0
-    for i in kept:
-        for j in kept:
-            logit = math.exp(log_scale) * float(image[i] @ text[j]) + bias
-            right, wrong = math.log1p(math.exp(-logit)), math.log1p(math.exp(logit))
-            total += weights[i] * (targets[i, j] * right + (1 - targets[i, j]) * wrong)
-    return total / weights.sum()
+    logits = math.exp(log_scale) * image @ text.T + bias
+    losses = targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)
+    return float(weights @ losses @ weights / weights.sum())
 
 
 def softmax(image, text, log_scale, bias, ids, weights, soft_targets=None) -> float:
@@ -29,10 +24,10 @@ def _one_way(rows, columns, log_scale, targets, weights) -> float:
     kept = np.flatnonzero(weights)
     total = 0.0
     for i in kept:
-        shares = np.exp(np.exp(log_scale) * (columns[kept] @ rows[i]))
-        shares /= shares.sum()
-        total -= weights[i] * np.average(np.log(shares), weights=targets[i, kept])
-    return total / weights.sum()
+        logits = math.exp(log_scale) * (columns[kept] @ rows[i])
+        log_shares = logits - np.logaddexp.reduce(logits + np.log(weights[kept]))
+        total -= weights[i] * np.average(log_shares, weights=targets[i, kept] * weights[kept])
+    return float(total / weights.sum())
 
 
 def _targets(ids, soft_targets) -> np.ndarray:

@@ -1,153 +1,333 @@
-"""Values and gradients against float64, and the algebra: masking, permutation, exchange of the sides, any mesh."""
+"""The contrastive loss in every implementation: float64 references on every mesh, its algebra, collectives, errors."""
 
+import contextlib
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
+from mmjax.errors import UserError
 from mmjax.losses import contrastive
+from mmjax.losses.choice import choose
+from mmjax.losses.tiles import Cut
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.hlo import Program
 from tests.losses import reference
 from tests.tolerances import LAYER, above, relative_errors
 
-LOSSES = {"sigmoid": (contrastive.sigmoid, reference.sigmoid), "softmax": (contrastive.softmax, reference.softmax)}
-NAMES = pytest.mark.parametrize("name", LOSSES)
+REFERENCES = {"sigmoid": reference.sigmoid, "softmax": reference.softmax}
+IMPLEMENTATIONS = ("dense", "gather", "ring")
+MESHES = (None, (8, 1, 1), (2, 4, 1), (2, 2, 2))
+KINDS = pytest.mark.parametrize("kind", REFERENCES)
+EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""An error that a dense form may have missed by chance."""
+TILE = 3
+"""Divides neither the 40 rows of one device nor the 5 rows of one of eight."""
+
+Args = tuple[Any, ...]
 
 
-def inputs(num_rows: int = 8, width: int = 4) -> tuple[Any, ...]:
-    """Unit embeddings, a scale and a bias, ids with a pair and a triple, and weights of 0, 1 and between."""
+def inputs(num_rows: int = 40, width: int = 8, scale: float = 20.0) -> Args:
+    """Unit embeddings, half alike, a scale, a bias of -10, ids with repeats, weights of 0 and others, soft targets."""
     rng = np.random.default_rng(0)
     image, text = (rng.normal(size=(num_rows, width)) for _ in range(2))
+    text += image
     unit = [(side / np.linalg.norm(side, axis=1, keepdims=True)).astype(np.float32) for side in (image, text)]
-    ids = np.asarray([0, 1, 2, 1, 3, 3, 3, 4] * (num_rows // 8), np.int32)
-    weights = np.asarray([1, 1, 0, 1, 0.5, 1, 0, 1] * (num_rows // 8), np.float32)
-    return *unit, np.float32(1.5), np.float32(-2.0), ids, weights
+    ids = rng.integers(0, num_rows // 2, num_rows).astype(np.int32)
+    weights = rng.choice([0, 0.5, 1, 1, 2], num_rows).astype(np.float32)
+    drawn = rng.uniform(size=(num_rows, num_rows)).astype(np.float32)
+    return *unit, np.float32(math.log(scale)), np.float32(-10), ids, weights, (drawn + drawn.T) / 2
 
 
 @functools.cache
-def compiled(name: str) -> Any:
-    """Value and gradients by everything but ids and weights, on the host."""
-    function = jax.jit(jax.value_and_grad(lambda *args: LOSSES[name][0](*args).value, argnums=(0, 1, 2, 3)))
-    return lambda *args: jax.device_get(function(*args))
+def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
+    return make_mesh(MeshConfig(*sizes))
 
 
-@NAMES
-def test_value_and_gradients_equal_the_reference(name):
-    args = inputs()
-    double = [np.asarray(arg, np.float64) for arg in args]
-    value, grads = compiled(name)(*args)
-    loss = LOSSES[name][1]
-    expected = loss(*double), tuple(reference.gradient(loss, position, *double) for position in range(4))
-    assert above(relative_errors((value, grads), expected), LAYER) == {}
+@functools.cache
+def compiled(kind: str, implementation: str, sizes: tuple[int, int, int] | None = None, tile: int = TILE) -> Any:
+    """Value and gradients by embeddings, scale and bias, on the host."""
+
+    def loss(image: Any, text: Any, log_scale: Any, bias: Any, ids: Any, weights: Any, soft_targets: Any = None) -> Any:
+        options: Any = {"kind": kind, "implementation": implementation, "tile": tile, "soft_targets": soft_targets}
+        return contrastive(image, text, log_scale, bias, ids, weights, **options).value
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+
+    def run(*args: Any) -> Any:
+        if sizes is None:
+            return jax.device_get(function(*args))
+        with jax.set_mesh(mesh_of(sizes)):
+            rows = rules.batch_sharding(mesh_of(sizes))
+            placed = [jax.device_put(arg, rows) if np.ndim(arg) else jnp.asarray(arg) for arg in args]
+            value, grads = function(*placed)
+            assert grads[0].sharding.is_equivalent_to(rows, 2)
+            return jax.device_get((value, grads))
+
+    return run
 
 
-@NAMES
-def test_masking_a_row_equals_removing_it(name):
-    args = inputs()
-    kept = args[-1] > 0
-    value, grads = compiled(name)(*args)
-    smaller = [arg[kept] if arg.ndim else arg for arg in args]
-    smaller_value, smaller_grads = compiled(name)(*smaller)
+@functools.cache
+def expected(kind: str, scale: float) -> Any:
+    double = [np.asarray(arg, np.float64) for arg in inputs(scale=scale)]
+    loss = REFERENCES[kind]
+    return loss(*double), tuple(reference.gradient(loss, position, *double) for position in range(4))
+
+
+@KINDS
+@EVERY
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_value_and_gradients_equal_the_reference(kind, implementation, sizes):
+    results = compiled(kind, implementation, sizes)(*inputs())
+    assert above(relative_errors(results, expected(kind, 20.0)), LAYER) == {}
+
+
+@KINDS
+@pytest.mark.parametrize("implementation", ["gather", "ring"])
+def test_at_scale_100_the_error_is_that_of_the_dense_form(kind, implementation):
+    args = inputs(scale=100.0)
+    dense = relative_errors(compiled(kind, "dense")(*args), expected(kind, 100.0))
+    errors = relative_errors(compiled(kind, implementation, (8, 1, 1))(*args), expected(kind, 100.0))
+    assert {path: error for path, error in errors.items() if error > max(2 * dense[path], ROUNDING)} == {}
+
+
+@KINDS
+@EVERY
+def test_masking_a_row_equals_removing_it(kind, implementation):
+    *args, weights, _ = inputs()
+    kept = weights > 0
+    value, grads = compiled(kind, implementation)(*args, weights)
+    smaller = [arg[kept] if arg.ndim else arg for arg in (*args, weights)]
+    smaller_value, smaller_grads = compiled(kind, implementation)(*smaller)
     masked_grads = [grad[kept] if grad.ndim else grad for grad in grads]
     assert above(relative_errors([value, *masked_grads], [smaller_value, *smaller_grads]), LAYER) == {}
     assert all(np.all(grad[~kept] == 0) for grad in grads[:2])
 
 
-@NAMES
-def test_a_masked_row_may_hold_anything(name):
-    args = inputs()
+@KINDS
+@EVERY
+def test_a_masked_row_may_hold_anything(kind, implementation):
+    *args, weights, _ = inputs(scale=100.0)
     image = args[0].copy()
-    image[args[-1] == 0] = 0
-    value, grads = compiled(name)(image, *args[1:])
-    assert value == pytest.approx(compiled(name)(*args)[0], rel=LAYER)
+    image[weights == 0] = 3 * image[0]
+    value, grads = compiled(kind, implementation)(image, *args[1:], weights)
+    assert value == pytest.approx(compiled(kind, implementation)(*args, weights)[0], rel=LAYER)
     assert all(np.isfinite(grad).all() for grad in grads)
 
 
-@NAMES
-def test_the_order_of_rows_does_not_matter(name):
-    args = inputs()
-    order = np.random.default_rng(1).permutation(8)
-    value, grads = compiled(name)(*args)
-    moved_value, moved_grads = compiled(name)(*(arg[order] if arg.ndim else arg for arg in args))
+@KINDS
+@EVERY
+def test_the_order_of_rows_does_not_matter(kind, implementation):
+    args = inputs()[:-1]
+    order = np.random.default_rng(1).permutation(40)
+    value, grads = compiled(kind, implementation)(*args)
+    moved_value, moved_grads = compiled(kind, implementation)(*(arg[order] if arg.ndim else arg for arg in args))
     expected = [grad[order] if grad.ndim else grad for grad in grads]
     assert above(relative_errors([moved_value, *moved_grads], [value, *expected]), LAYER) == {}
 
 
+@KINDS
+@EVERY
+def test_a_weight_of_two_is_a_row_given_twice(kind, implementation):
+    """The second time with the same id, or it would be a negative of the first."""
+    *args, _, _ = inputs()
+    weights = np.ones(40, np.float32)
+    weights[7] = 2
+    value, _ = compiled(kind, implementation)(*args, weights)
+    twice = [np.concatenate([arg, arg[7:8]]) if arg.ndim else arg for arg in args]
+    assert value == pytest.approx(compiled(kind, implementation)(*twice, np.ones(41, np.float32))[0], rel=LAYER)
+
+
+@KINDS
+@EVERY
+def test_equal_ids_are_no_negatives(kind, implementation):
+    """Image 0 is drawn to text 7 where their ids are equal, and pushed away from it where they are not."""
+    axes = np.eye(8, dtype=np.float32)
+    args, weights = (axes, axes, np.float32(math.log(20)), np.float32(-10)), np.ones(8, np.float32)
+    _, alike = compiled(kind, implementation)(*args, np.asarray([0, 1, 2, 3, 4, 5, 6, 0], np.int32), weights)
+    _, apart = compiled(kind, implementation)(*args, np.arange(8, dtype=np.int32), weights)
+    assert alike[0][0] @ axes[7] < 0 < apart[0][0] @ axes[7]
+
+
 def test_softmax_is_symmetric_in_its_sides():
     image, text, *rest = inputs()
-    value, (by_image, by_text, *_) = compiled("softmax")(image, text, *rest)
-    swapped_value, (by_first, by_second, *_) = compiled("softmax")(text, image, *rest)
+    value, (by_image, by_text, *_) = compiled("softmax", "ring")(image, text, *rest)
+    swapped_value, (by_first, by_second, *_) = compiled("softmax", "ring")(text, image, *rest)
     expected = [value, by_text, by_image]
     assert above(relative_errors([swapped_value, by_first, by_second], expected), LAYER) == {}
 
 
-@NAMES
-def test_defaults_are_distinct_ids_and_weights_of_one(name):
-    args = inputs()
-    ids, weights = np.arange(8, dtype=np.int32), np.ones(8, np.float32)
-    expected, _ = compiled(name)(*args[:4], ids, weights)
-    assert float(LOSSES[name][0](*args[:4]).value) == pytest.approx(expected, rel=LAYER)
+@KINDS
+@EVERY
+def test_defaults_are_distinct_ids_and_weights_of_one(kind, implementation):
+    args = inputs()[:4]
+    options: Any = {"kind": kind, "implementation": implementation, "tile": TILE}
+    expected, _ = compiled(kind, "dense")(*args, np.arange(40, dtype=np.int32), np.ones(40, np.float32))
+    with jax.set_mesh(mesh_of((8, 1, 1))):
+        value = jax.jit(lambda *args: contrastive(*args, **options).value)(*args)
+    assert float(value) == pytest.approx(expected, rel=LAYER)
+
+
+@KINDS
+@EVERY
+def test_no_row_counts(kind, implementation):
+    value, grads = compiled(kind, implementation)(*inputs()[:-2], np.zeros(40, np.float32))
+    assert value == 0
+    assert all(np.all(grad == 0) for grad in grads)
+
+
+@KINDS
+@EVERY
+def test_one_row_on_each_device(kind, implementation):
+    args = inputs(8)
+    double = [np.asarray(arg, np.float64) for arg in args]
+    value, _ = compiled(kind, implementation, (8, 1, 1))(*args)
+    assert value == pytest.approx(REFERENCES[kind](*double), rel=LAYER)
 
 
 def test_sigmoid_of_a_batch_of_one():
     one = jnp.ones((1, 1))
-    loss = contrastive.sigmoid(one, one, jnp.zeros(()), jnp.zeros(()))
-    assert float(loss.value) == pytest.approx(np.log1p(np.exp(-1)), rel=LAYER)
+    assert float(contrastive(one, one, jnp.zeros(())).value) == pytest.approx(np.log1p(np.exp(-1)), rel=LAYER)
 
 
 def test_softmax_splits_its_target_over_equal_ids():
     """All ids equal and all logits equal: cross-entropy of two uniform distributions, log 4."""
     rows = jnp.ones((4, 2))
-    loss = contrastive.softmax(rows, rows, jnp.zeros(()), ids=jnp.zeros(4, jnp.int32))
+    loss = contrastive(rows, rows, jnp.zeros(()), ids=jnp.zeros(4, jnp.int32), kind="softmax")
     assert float(loss.value) == pytest.approx(np.log(4), rel=LAYER)
-
-
-@NAMES
-def test_no_row_counts(name):
-    args = inputs()
-    value, grads = compiled(name)(*args[:-1], np.zeros(8, np.float32))
-    assert value == 0
-    assert all(np.all(grad == 0) for grad in grads)
-
-
-@NAMES
-def test_soft_targets_equal_the_reference(name):
-    args = inputs()
-    drawn = np.random.default_rng(2).uniform(size=(8, 8)).astype(np.float32)
-    args = (*args, (drawn + drawn.T) / 2)
-    double = [np.asarray(arg, np.float64) for arg in args]
-    value, grads = compiled(name)(*args)
-    loss = LOSSES[name][1]
-    expected = loss(*double), tuple(reference.gradient(loss, position, *double) for position in range(4))
-    assert above(relative_errors((value, grads), expected), LAYER) == {}
 
 
 def test_a_sure_and_right_pair_costs_nothing():
     one = jnp.ones((1, 1))
-    assert float(contrastive.sigmoid(one, one, jnp.log(jnp.float32(100)), jnp.zeros(())).value) == 0
+    assert float(contrastive(one, one, jnp.log(jnp.float32(100))).value) == 0
 
 
-@NAMES
-def test_bfloat16_embeddings_are_computed_on_in_float32(name):
-    image, text, *rest = inputs()
+@KINDS
+@EVERY
+def test_logits_of_bfloat16_embeddings_are_float32(kind, implementation):
+    image, text, *rest = inputs()[:-1]
     image, text = image.astype(jnp.bfloat16), text.astype(jnp.bfloat16)
-    value, _ = compiled(name)(image, text, *rest)
+    value, grads = compiled(kind, implementation)(image, text, *rest)
     assert value.dtype == jnp.float32
-    expected, _ = compiled(name)(image.astype(np.float32), text.astype(np.float32), *rest)
+    expected, exact = compiled(kind, implementation)(image.astype(np.float32), text.astype(np.float32), *rest)
     assert value == pytest.approx(expected, rel=LAYER)
+    assert grads[0].dtype == jnp.bfloat16
+    assert above(relative_errors(grads, exact), float(jnp.finfo(jnp.bfloat16).eps)) == {}
 
 
-@NAMES
-def test_rows_split_over_devices_give_the_same(name):
-    args = inputs(16)
-    expected = compiled(name)(*args)
-    mesh = make_mesh(MeshConfig(2, 2, 2))
+@KINDS
+@EVERY
+def test_a_mesh_may_be_given(kind, implementation):
+    args = inputs()[:4]
+
+    def loss(*args: Any) -> Any:
+        options: Any = {"kind": kind, "implementation": implementation, "tile": TILE}
+        return contrastive(*args, mesh=mesh_of((2, 2, 2)), **options).value
+
+    expected, _ = compiled(kind, "dense")(*args, np.arange(40, dtype=np.int32), np.ones(40, np.float32))
+    assert float(loss(*args)) == pytest.approx(float(expected), rel=LAYER)
+    assert float(jax.jit(loss)(*args)) == pytest.approx(float(expected), rel=LAYER)
+
+
+# What each implementation may send: {operation: how often it stands in the compiled program}. Sums of scalars apart, a
+# ring only passes tiles on, and no matrix of logits is ever gathered.
+COLLECTIVES = {
+    ("sigmoid", "dense"): {"all-gather": 1},
+    ("sigmoid", "gather"): {"all-gather": 1, "reduce-scatter": 1},
+    ("sigmoid", "ring"): {"collective-permute": 2},
+    ("softmax", "gather"): {"all-gather": 4, "reduce-scatter": 4},
+    ("softmax", "ring"): {"collective-permute": 10},
+}
+
+
+@pytest.mark.parametrize(("kind", "implementation"), COLLECTIVES, ids=str)
+def test_collectives_of_the_compiled_program(kind, implementation):
+    def loss(*args: Any) -> Any:
+        return contrastive(*args, kind=kind, implementation=implementation).value
+
+    mesh = mesh_of((8, 1, 1))
     with jax.set_mesh(mesh):
-        placed = [jax.device_put(arg, rules.batch_sharding(mesh)) if arg.ndim else jnp.asarray(arg) for arg in args]
-        split = jax.jit(jax.value_and_grad(lambda *args: LOSSES[name][0](*args).value, argnums=(0, 1, 2, 3)))(*placed)
-        assert split[1][0].sharding.is_equivalent_to(rules.batch_sharding(mesh), 2)
-    assert above(relative_errors(jax.device_get(split), expected), LAYER) == {}
+        embed = jax.ShapeDtypeStruct((64, 16), jnp.float32, sharding=rules.batch_sharding(mesh))
+        scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=rules.replicated(mesh))
+        program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(embed, embed, scalar, scalar).compile()
+    found = Program(program.as_text())
+    counts = {name: count for name, count in found.collective_counts.items() if name != "all-reduce"}
+    assert counts == COLLECTIVES[kind, implementation]
+    if implementation == "ring":
+        passes = {"sigmoid": 2, "softmax": 3}[kind]
+        statistics = {"sigmoid": 0, "softmax": 7}[kind]
+        passed_on = 4 * 64 * (passes * 16 + statistics)
+        assert sum(c.repeats * c.sent_bytes for c in found.collectives if c.operation != "all-reduce") == passed_on
+
+
+def test_the_traced_program_does_not_grow():
+    def length(num_rows: int, sizes: tuple[int, int, int], devices: int) -> int:
+        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            embed = jax.ShapeDtypeStruct((num_rows, 16), jnp.float32, sharding=rules.batch_sharding(mesh))
+            loss = jax.grad(lambda x, y: contrastive(x, y, 1.0, kind="softmax", implementation="ring").value)
+            return str(jax.make_jaxpr(loss)(embed, embed)).count(" = ")
+
+    assert length(2**16, (8, 1, 1), 8) == length(2**9, (2, 1, 1), 2)
+
+
+def test_auto_chooses_by_sizes():
+    assert choose(1024, 512, 1)[0] == "dense"
+    assert choose(32768, 512, 1)[0] == "gather"
+    assert choose(32768, 512, 8)[0] == "gather"
+    assert choose(2**20, 768, 256)[0] == "ring"
+
+
+def test_auto_says_why(caplog):
+    with caplog.at_level("INFO", logger="mmjax"):
+        contrastive(*inputs()[:4])
+    assert "dense, since the logits of a device take" in caplog.text
+
+
+@pytest.mark.parametrize("length", [1, 5, 6, 7])
+def test_a_cut_joins_to_what_was_split(length):
+    rows = np.arange(2.0 * length).reshape(length, 2)
+    for least in (1, 2):
+        cut = Cut.of(length, TILE, least)
+        assert cut.num_tiles >= least
+        assert cut.tile <= TILE
+        assert np.array_equal(cut.join(cut.split(jnp.asarray(rows))), rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "hinge"}, "kind = 'hinge' .* use one of sigmoid, softmax"),
+        ({"implementation": "fast"}, "implementation = 'fast' .* use one of auto, dense, gather, ring"),
+        ({"tile": 0}, "tile = 0 .* is not positive"),
+        ({"text_embed": np.ones((3, 2))}, r"\(4, 2\) and text_embed \(3, 2\) .* as many texts as images"),
+        ({"ids": np.ones(3, np.int32)}, r"ids .* has shape \(3,\): it must be \(4,\)"),
+        ({"weights": np.ones((4, 1))}, r"weights .* has shape \(4, 1\): it must be \(4,\)"),
+    ],
+)
+def test_bad_input_is_one_clear_error(changes, message):
+    args = {"image_embed": np.ones((4, 2)), "text_embed": np.ones((4, 2)), "log_scale": 0.0, **changes}
+    with pytest.raises(UserError, match=message):
+        contrastive(**args)
+
+
+def test_rows_that_do_not_divide_over_the_mesh():
+    with jax.set_mesh(mesh_of((8, 1, 1))), pytest.raises(UserError, match="12 rows .* do not divide over 8 devices"):
+        contrastive(np.ones((12, 2)), np.ones((12, 2)), 0.0)
+
+
+def test_debug_refuses_embeddings_that_are_not_normalised():
+    args = inputs()[:4]
+    assert float(contrastive(*args, debug=True).value) == float(contrastive(*args).value)
+    with pytest.raises(Exception, match="norm that is 1 off 1: divide each by its norm"):
+        jax.block_until_ready(contrastive(2 * args[0], *args[1:], debug=True).value)
+    # The failed callback is forgotten, or the process would end with it.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        jax.effects_barrier()

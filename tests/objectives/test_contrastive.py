@@ -30,9 +30,8 @@ def test_overlap_of_words_softens_the_targets():
     model, rows = Toy(jax.random.key(0)), batch()
     embeds = Contrastive(ContrastiveConfig()).encode(model, rows, None)
     soft_targets = 0.5 * word_overlap(rows["words"], rows["weights"])
-    expected = contrastive.sigmoid(
-        embeds["image"], embeds["text"], model.log_scale[...], model.bias(), rows["ids"], rows["weights"], soft_targets
-    )
+    args = (embeds["image"], embeds["text"], model.log_scale[...], model.bias(), rows["ids"], rows["weights"])
+    expected = contrastive(*args, kind="sigmoid", soft_targets=soft_targets)
     assert loss_of(0.5, model) == pytest.approx(float(expected.value), rel=LAYER)
     assert loss_of(0.5, model) != pytest.approx(loss_of(0.0, model), rel=1e-2)
 

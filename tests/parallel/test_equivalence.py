@@ -29,7 +29,10 @@ CONV = replace(
     text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True),
 )
 """SigLIP with what it does not have: convolutional stem with batch norm, qk-norm, a text mask and dropped paths."""
-MODELS = {"clip": (tiny.CLIP, contrastive.softmax), "siglip_conv": (CONV, contrastive.sigmoid)}
+MODELS = {
+    "clip": (tiny.CLIP, functools.partial(contrastive, kind="softmax", implementation="ring")),
+    "siglip_conv": (CONV, functools.partial(contrastive, kind="sigmoid", implementation="dense")),
+}
 
 
 def mesh_of(sizes: tuple[int, int, int]) -> Mesh:

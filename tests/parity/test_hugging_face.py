@@ -8,6 +8,8 @@ import pytest
 from flax import nnx
 
 from mmjax.losses import contrastive
+from mmjax.losses.choice import Kind
+from mmjax.losses.dense import similarities
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.nn.parameter import num_parameters
 from tests import tiny
@@ -74,7 +76,7 @@ def torch_results(model: Any, batch: dict[str, np.ndarray], params: Any) -> dict
     }
 
 
-def our_results(config: DualEncoderConfig, params: Any, batch: dict[str, np.ndarray], loss_of: Any) -> dict[str, Any]:
+def our_results(config: DualEncoderConfig, params: Any, batch: dict[str, np.ndarray], kind: Kind) -> dict[str, Any]:
     graph = nnx.graphdef(nnx.eval_shape(lambda: DualEncoder(config, jax.random.key(0))))
 
     @jax.jit
@@ -83,8 +85,8 @@ def our_results(config: DualEncoderConfig, params: Any, batch: dict[str, np.ndar
             model = nnx.merge(graph, params)
             image_embed, _ = model.encode_image(batch["image"])
             text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"])
-            logits = contrastive.similarities(image_embed, text_embed) * jax.numpy.exp(model.log_scale[...])
-            value = loss_of(image_embed, text_embed, model.log_scale[...], model.bias()).value
+            logits = similarities(image_embed, text_embed) * jax.numpy.exp(model.log_scale[...])
+            value = contrastive(image_embed, text_embed, model.log_scale[...], model.bias(), kind=kind).value
             return value, {"image_embed": image_embed, "text_embed": text_embed, "logits": logits + model.bias()}
 
         (value, outputs), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -94,17 +96,17 @@ def our_results(config: DualEncoderConfig, params: Any, batch: dict[str, np.ndar
 
 
 @pytest.mark.parametrize(
-    ("config", "make_model", "params", "loss_of"),
+    ("config", "make_model", "params", "kind"),
     [
-        pytest.param(tiny.CLIP, clip_model, torch_weights.clip_params, contrastive.softmax, id="clip"),
-        pytest.param(tiny.SIGLIP, siglip_model, torch_weights.siglip_params, contrastive.sigmoid, id="siglip"),
+        pytest.param(tiny.CLIP, clip_model, torch_weights.clip_params, "softmax", id="clip"),
+        pytest.param(tiny.SIGLIP, siglip_model, torch_weights.siglip_params, "sigmoid", id="siglip"),
     ],
 )
-def test_outputs_loss_and_gradients_equal_those_of_torch(config, make_model, params, loss_of):
+def test_outputs_loss_and_gradients_equal_those_of_torch(config, make_model, params, kind):
     model = randomised(make_model())
     batch = {name: tiny.batch(8)[name] for name in ("image", "text_ids", "text_mask")}
     state = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     theirs = torch_results(model, batch, params)
-    ours = our_results(config, params(state, num_heads=tiny.SIZE["num_heads"]), batch, loss_of)
+    ours = our_results(config, params(state, num_heads=tiny.SIZE["num_heads"]), batch, kind)
     assert above(relative_errors(ours, theirs, zero=1e-5), MODEL) == {}
     assert model.num_parameters() == num_parameters(nnx.eval_shape(lambda: DualEncoder(config, jax.random.key(0))))

@@ -1,0 +1,198 @@
+"""The contrastive loss behind one function, and which of its implementations suits which sizes."""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mmjax.errors import UserError
+from mmjax.losses import dense
+from mmjax.losses.sigmoid import sigmoid_sum
+from mmjax.losses.softmax import softmax_sum
+from mmjax.losses.tiles import Examples, Grid
+from mmjax.parallel import rules
+from mmjax.parallel.collectives import Gather, Ring, Schedule
+from mmjax.types import Array, Mean
+
+Kind = Literal["sigmoid", "softmax"]
+Implementation = Literal["dense", "gather", "ring"]
+Choice = Literal["auto", "dense", "gather", "ring"]
+
+DENSE_BYTES = 32 * 2**20
+"""Logits of a device up to which `auto` takes `dense`."""
+GATHER_BYTES = 256 * 2**20
+"""Columns of all devices and their gradient, on each device, up to which `auto` takes `gather`."""
+NORM_TOLERANCE = 2e-2
+"""How far the norm of an embedding may be from 1 in debug mode: bfloat16 rounds by up to 0.4%."""
+
+DENSE: dict[Kind, Callable[..., Array]] = {"sigmoid": dense.sigmoid_sum, "softmax": dense.softmax_sum}
+TILED: dict[Kind, Callable[..., Array]] = {"sigmoid": sigmoid_sum, "softmax": softmax_sum}
+SCHEDULES: dict[Implementation, Callable[..., Schedule]] = {"gather": Gather, "ring": Ring}
+
+log = logging.getLogger(__name__)
+
+
+def contrastive(
+    image_embed: Array,
+    text_embed: Array,
+    log_scale: Array,
+    bias: Array | None = None,
+    ids: Array | None = None,
+    weights: Array | None = None,
+    *,
+    kind: Kind = "sigmoid",
+    implementation: Choice = "auto",
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+    soft_targets: Array | None = None,
+    debug: bool = False,
+) -> Mean:
+    """The mean over examples of the sigmoid or softmax loss of a global batch, from L2-normalised embeddings (b, e).
+
+    Row i of one side and row j of the other are a pair where their `ids` int (b,) are equal, by default where i = j;
+    otherwise `soft_targets` (b, b) in [0, 1], by default 0, say how much of a pair they are (softmax needs them
+    symmetric). An example of `weights` (b,) w counts as w examples, on both sides: 0 masks it, and its embedding may be
+    anything finite. `log_scale` and `bias` are scalars; a bias cancels out of a softmax. The formulas and their sources
+    stand in `losses.dense`. Embeddings may be bfloat16; logits and sums are float32.
+
+    `implementation`, of equal values and gradients:
+        dense: the whole matrix of logits, rows split over the mesh; differentiated by JAX.
+        gather: every device fetches all columns, and computes tiles of logits, in a backward pass of its own.
+        ring: tiles of columns travel around the mesh; memory grows with neither the mesh nor the logits.
+        auto: one of them by sizes; the log says which and why.
+
+    `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring;
+    by default it follows from the rows of a device (`tiles.default_tile`).
+    `debug` refuses embeddings whose norm is not 1: at once, or when the compiled function runs.
+
+    Differentiable by the embeddings, `log_scale` and `bias`; all else is constant.
+
+    Raises:
+        UserError: shapes that do not fit together or the mesh, a tile that is not positive, an unknown name.
+    """
+    _refuse_names(kind, implementation, tile)
+    examples = Examples(ids, weights, soft_targets)
+    _refuse_shapes(image_embed, text_embed, examples)
+    if debug:
+        _check_norms(image_embed, text_embed)
+    count = jnp.asarray(len(image_embed), jnp.float32) if weights is None else jnp.sum(weights.astype(jnp.float32))
+    scalars = jnp.asarray(log_scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
+    plan = _Plan(kind, implementation, tile)
+    total = _total if mesh is None or rules.current_mesh() is not None else functools.partial(_total_on, mesh)
+    return Mean(total(plan, image_embed, text_embed, *scalars, examples), count)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    kind: Kind
+    implementation: Choice
+    tile: int | None
+
+
+def choose(num_rows: int, width: int, num_devices: int) -> tuple[Implementation, str]:
+    """The implementation for a global batch of `num_rows` embeddings, and the reason in words.
+
+    The fastest whose memory is no burden: `dense` while the logits of a device are small, `gather` while all columns
+    are, and otherwise `ring`. One device has nobody to pass tiles to.
+    """
+    logits = 4 * num_rows * (num_rows // num_devices)
+    columns = 2 * 4 * num_rows * width
+    if logits <= DENSE_BYTES:
+        return "dense", f"the logits of a device take {_mib(logits)}, at most {_mib(DENSE_BYTES)}"
+    if num_devices == 1:
+        return "gather", f"the logits would take {_mib(logits)}, and one device has all columns"
+    if columns <= GATHER_BYTES:
+        return "gather", f"all columns and their gradient take {_mib(columns)}, at most {_mib(GATHER_BYTES)}"
+    return "ring", f"all columns and their gradient would take {_mib(columns)} on every device"
+
+
+def _total(
+    plan: _Plan, image_embed: Array, text_embed: Array, log_scale: Array, bias: Array, examples: Examples
+) -> Array:
+    """The sum of the loss on the mesh that is set, if any."""
+    implementation, axes, num_devices = _implementation(plan, *image_embed.shape)
+    image_embed, text_embed, examples = rules.over_rows((image_embed, text_embed, examples), axes)
+    scalars = (log_scale, bias) if plan.kind == "sigmoid" else (log_scale,)
+    if implementation == "dense":
+        return DENSE[plan.kind](image_embed, text_embed, *scalars, examples)
+    schedule = SCHEDULES[implementation](axes, num_devices)
+    grid = Grid.of(rules.current_mesh(), schedule, len(image_embed) // num_devices, plan.tile)
+    return TILED[plan.kind](grid, image_embed, text_embed, *scalars, examples)
+
+
+def _total_on(mesh: Mesh, plan: _Plan, *args: Any) -> Array:
+    """`_total` where `mesh` is given and not set."""
+    rows, whole = rules.batch_sharding(mesh), rules.replicated(mesh)
+    return _total_set(mesh, plan, *jax.tree.map(lambda x: jax.device_put(x, rows if jnp.ndim(x) else whole), args))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _total_set(mesh: Mesh, plan: _Plan, *args: Any) -> Array:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return _total(plan, *args)
+
+
+def _implementation(plan: _Plan, num_rows: int, width: int) -> tuple[Implementation, tuple[str, ...], int]:
+    """Which one, the mesh axes that its rows are split over, and their size."""
+    mesh = rules.current_mesh()
+    batch_axes, all_axes = rules.row_axes(mesh, num_rows), rules.row_axes(mesh, num_rows, with_tensor=True)
+    if plan.implementation != "auto":
+        implementation = plan.implementation
+    else:
+        implementation, reason = choose(num_rows, width, rules.axes_size(mesh, batch_axes))
+        log.info(
+            "%s loss of %d embeddings of width %d: %s, since %s", plan.kind, num_rows, width, implementation, reason
+        )
+    axes = batch_axes if implementation == "dense" else all_axes
+    return implementation, axes, rules.axes_size(mesh, axes)
+
+
+def _refuse_names(kind: str, implementation: str, tile: int | None) -> None:
+    for name, value, known in (("kind", kind, get_args(Kind)), ("implementation", implementation, get_args(Choice))):
+        if value not in known:
+            raise UserError(f"{name} = {value!r} of the contrastive loss is unknown: use one of {', '.join(known)}")
+    if tile is not None and tile < 1:
+        raise UserError(f"tile = {tile} of the contrastive loss is not positive: give the most rows of a tile")
+
+
+def _refuse_shapes(image_embed: Array, text_embed: Array, examples: Examples) -> None:
+    if image_embed.ndim != 2 or image_embed.shape != text_embed.shape:
+        raise UserError(
+            f"image_embed {image_embed.shape} and text_embed {text_embed.shape} of the contrastive loss must both be "
+            "(examples, width): give as many texts as images, embedded to the same width"
+        )
+    num_rows = len(image_embed)
+    wanted = ((num_rows,), (num_rows,), (num_rows, num_rows))
+    for name, value, shape in zip(Examples._fields, examples, wanted, strict=True):
+        if value is not None and value.shape != shape:
+            raise UserError(f"{name} of the contrastive loss has shape {value.shape}: it must be {shape}")
+    divisor = rules.axes_size(rules.current_mesh(), rules.row_axes(rules.current_mesh(), num_rows))
+    if num_rows % divisor:
+        raise UserError(
+            f"{num_rows} rows of the contrastive loss do not divide over {divisor} devices: pad the batch with rows of "
+            "weight 0"
+        )
+
+
+def _check_norms(*embeds: Array) -> None:
+    for embed in embeds:
+        norms = jnp.linalg.norm(embed.astype(jnp.float32), axis=1)
+        # A traced value is checked when the function runs, and then the error comes from there.
+        jax.debug.callback(_refuse_norm, jnp.max(jnp.abs(norms - 1)))
+
+
+def _refuse_norm(distance: Array) -> None:
+    if not distance <= NORM_TOLERANCE:
+        raise UserError(
+            f"an embedding of the contrastive loss has a norm that is {float(distance):.3g} off 1: "
+            "divide each by its norm before the loss"
+        )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"

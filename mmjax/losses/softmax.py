@@ -1,0 +1,155 @@
+"""The softmax loss in tiles, with its own backward pass: one sweep for the normalisers, one for the gradients."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.losses.dense import MASKED
+from mmjax.losses.tiles import Examples, Grid, Side, Sums, product
+from mmjax.types import Array
+
+
+class _Normaliser(NamedTuple):
+    """Of one row, or of one column: the largest logit so far, and sum w exp(logit - largest)."""
+
+    largest: Array
+    total: Array
+
+    def add(self, logits: Array, weights: Array, axis: int) -> "_Normaliser":
+        """With more logits, of which those of weight 0 are `MASKED`, along `axis`."""
+        largest = jnp.maximum(self.largest, jnp.max(logits, axis=axis))
+        shares = weights * jnp.exp(logits - jnp.expand_dims(largest, axis))
+        return _Normaliser(largest, self.total * jnp.exp(self.largest - largest) + jnp.sum(shares, axis=axis))
+
+
+class _Statistics(NamedTuple):
+    """Of one row, or of one column: its normaliser, and the sums of target x w x logit and of target x w."""
+
+    normaliser: _Normaliser
+    hits: Array
+    mass: Array
+
+    @classmethod
+    def start(cls, zeros: Array) -> "_Statistics":
+        return cls(_Normaliser(zeros + MASKED, zeros), zeros, zeros)
+
+    def add(self, logits: Array, counted: Array, targets: Array, weights: Array, axis: int) -> "_Statistics":
+        targets = targets * weights
+        return _Statistics(
+            self.normaliser.add(jnp.where(counted, logits, MASKED), weights, axis),
+            self.hits + jnp.sum(targets * logits, axis=axis),
+            self.mass + jnp.sum(targets, axis=axis),
+        )
+
+
+class _Known(NamedTuple):
+    """Of one row, or of one column, once all logits were seen; the log of a normaliser near 100 would lose digits."""
+
+    largest: Array
+    inverse_total: Array
+    inverse_mass: Array
+
+    @classmethod
+    def of(cls, seen: _Statistics) -> "_Known":
+        """A row that does not count may have no mass, and where nothing counts there is no total."""
+        return cls(seen.normaliser.largest, *(jnp.where(x > 0, 1 / x, 0) for x in (seen.normaliser.total, seen.mass)))
+
+    def losses(self, hits: Array) -> Array:
+        """Cross-entropies."""
+        return (
+            self.largest - hits * self.inverse_mass - jnp.log(jnp.where(self.inverse_total > 0, self.inverse_total, 1))
+        )
+
+    def shares(self, logits: Array, axis: int) -> Array:
+        """Softmax of each row (`axis` 1) or column (`axis` 0)."""
+        largest, inverse_total = (jnp.expand_dims(x, axis) for x in (self.largest, self.inverse_total))
+        return jnp.exp(logits - largest) * inverse_total
+
+
+class _RowGrads(NamedTuple):
+    log_scale: Array
+    embed: Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def softmax_sum(grid: Grid, image_embed: Array, text_embed: Array, log_scale: Array, examples: Examples) -> Array:
+    """The sum over rows and columns of `dense.softmax_sum`, of which this is the form for large batches.
+
+    The first sweep takes the normalisers of rows and of columns, the latter with their columns; only these are kept for
+    the backward pass, whose sweep computes each logit again. `examples` are constants: they have no gradient.
+    """
+    return _forward(grid, image_embed, text_embed, log_scale, examples)[0]
+
+
+def _forward(
+    grid: Grid, image_embed: Array, text_embed: Array, log_scale: Array, examples: Examples
+) -> tuple[Array, Any]:
+    def local(image: Array, text: Array, log_scale: Array, examples: Examples) -> tuple[Array, tuple[_Known, _Known]]:
+        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            logits = jnp.exp(log_scale) * product("ie,je->ij", row.embed, column.embed)
+            weights = row.weights[:, None], column.weights[None, :]
+            return Sums(
+                sums.rows.add(logits, weights[1] > 0, targets, weights[1], axis=1),
+                sums.columns.add(logits, weights[0] > 0, targets, weights[0], axis=0),
+            )
+
+        start = Sums(_Statistics.start(grid.rows.full(0)), _Statistics.start(grid.columns.full(0)))
+        sums = grid.sweep(pair, image, text, examples, start, combine=_combine)
+        rows, columns = jax.tree.map(grid.rows.join, sums.rows), jax.tree.map(grid.columns.join, sums.columns)
+        weights = 1.0 if examples.weights is None else examples.weights
+        known = _Known.of(rows), _Known.of(columns)
+        losses = known[0].losses(rows.hits) + known[1].losses(columns.hits)
+        return jnp.sum(weights * losses) / 2, known
+
+    total, known = grid.run(local, image_embed, text_embed, log_scale, examples)
+    return total, (image_embed, text_embed, log_scale, examples, known)
+
+
+def _backward(grid: Grid, kept: Any, cotangent: Array) -> tuple[Array | None, ...]:
+    image_embed, text_embed, log_scale, examples, known = kept
+
+    def local(
+        image: Array, text: Array, log_scale: Array, examples: Examples, known: tuple[_Known, _Known], cotangent: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        scale, width = jnp.exp(log_scale), image.shape[-1]
+
+        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            logits, slopes = _pair(row, column, targets, scale)
+            new = _RowGrads(jnp.sum(slopes * logits, axis=1), product("ij,je->ie", slopes, column.embed))
+            return Sums(jax.tree.map(jnp.add, sums.rows, new), sums.columns + product("ij,ie->je", slopes, row.embed))
+
+        start = Sums(_RowGrads(grid.rows.full(0), grid.rows.full(0, width)), grid.columns.full(0, width))
+        rows, columns = grid.sweep(pair, image, text, examples, start, known=known)
+        by_embed = (
+            scale / 2 * cotangent * grid.rows.join(rows.embed),
+            scale / 2 * cotangent * grid.columns.join(columns),
+        )
+        return cotangent / 2 * jnp.sum(rows.log_scale), (
+            by_embed[0].astype(image.dtype),
+            by_embed[1].astype(text.dtype),
+        )
+
+    by_scale, by_embed = grid.run(local, image_embed, text_embed, log_scale, examples, known, cotangent)
+    return *by_embed, by_scale, None
+
+
+softmax_sum.defvjp(_forward, _backward)
+
+
+def _pair(row: Side, column: Side, targets: Array, scale: Array) -> tuple[Array, Array]:
+    """Logits (i, j), and the derivatives by them of twice the loss: of both directions together."""
+    weights = row.weights[:, None] * column.weights
+    logits = jnp.where(weights > 0, scale * product("ie,je->ij", row.embed, column.embed), MASKED)
+    shares = row.known.shares(logits, 1) + column.known.shares(logits, 0)
+    return logits, weights * (shares - targets * (row.known.inverse_mass[:, None] + column.known.inverse_mass))
+
+
+def _combine(columns: _Statistics, axes: tuple[str, ...]) -> _Statistics:
+    """The statistics (devices, tiles, t) that each device made of all columns, put together for its own columns."""
+    normaliser, hits, mass = columns
+    largest = jax.lax.pmax(normaliser.largest, axes)
+    total = normaliser.total * jnp.exp(normaliser.largest - largest)
+    total, hits, mass = (jax.lax.psum_scatter(x, axes) for x in (total, hits, mass))
+    return _Statistics(_Normaliser(largest[jax.lax.axis_index(axes)], total), hits, mass)

@@ -1,0 +1,202 @@
+"""A contrastive loss tile by tile: logits exist only for a tile of image rows and a tile of text columns.
+
+A loss is a function of two tiles (`Pair`) with sums for the rows and for the columns. The rows stay on their device; a
+schedule (`parallel.collectives`) brings the columns of all devices, and their sums with them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from mmjax.parallel import rules
+from mmjax.parallel.collectives import Combine, Place, Schedule, Tile, Tiles, add_up, put, shard_rows, take
+from mmjax.types import Array
+
+
+class Examples(NamedTuple):
+    """What is known of each example; what is None costs neither memory nor communication.
+
+    ids: int32 (b,), equal ids are pairs; by default each example is a pair of itself.
+    weights: float32 (b,), how many examples it stands for; by default 1.
+    soft_targets: float32 (b, b), the target of a pair of two examples of different ids; by default 0.
+    """
+
+    ids: Array | None = None
+    weights: Array | None = None
+    soft_targets: Array | None = None
+
+
+class Side(NamedTuple):
+    """A tile of one side: embeddings (t, e), int32 ids (t,), weights (t,), 0 where the tile is padded, and what else
+    the loss knows of each row: a tree of (t,)."""
+
+    embed: Array
+    ids: Array
+    weights: Array
+    known: Any
+
+
+class Sums(NamedTuple):
+    """What a loss adds up for each row and for each column."""
+
+    rows: Any
+    columns: Any
+
+
+Pair = Callable[[Side, Side, Array, Sums], Sums]
+"""(rows, columns, targets (i, j), sums of these tiles) -> the sums with these logits in them."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`length` rows as `num_tiles` equal tiles, the last of which may be padded."""
+
+    length: int
+    num_tiles: int
+    tile: int
+
+    @classmethod
+    def of(cls, length: int, tile: int, least: int = 1) -> "Cut":
+        """Tiles of at most `tile` rows, at least `least` of them."""
+        num_tiles = max(least, -(-length // tile))
+        return cls(length, num_tiles, -(-length // num_tiles))
+
+    def split(self, x: Array) -> Array:
+        """(length, ...) as (tiles, t, ...), padded with zeros."""
+        padding = self.num_tiles * self.tile - self.length
+        if padding:
+            x = jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(self.num_tiles, self.tile, *x.shape[1:])
+
+    def join(self, x: Array) -> Array:
+        """The inverse of `split`."""
+        return x.reshape(-1, *x.shape[2:])[: self.length]
+
+    def full(self, value: float, *dims: int) -> Array:
+        """Float32 (tiles, t, ...) of one value."""
+        return jnp.full((self.num_tiles, self.tile, *dims), value, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the devices' rows meet all columns: the schedule, and the tiles of each device on both sides."""
+
+    mesh: AbstractMesh | None
+    schedule: Schedule
+    rows: Cut
+    columns: Cut
+
+    @classmethod
+    def of(cls, mesh: AbstractMesh | None, schedule: Schedule, num_rows: int, tile: int | None) -> "Grid":
+        """Tiles of at most `tile` rows of each device's `num_rows`, by default `default_tile`."""
+        tile = default_tile(num_rows, rules.device_kind(mesh)) if tile is None else tile
+        # Of two tiles or more, one can travel in a ring while another is visited.
+        least = 1 if schedule.num_devices == 1 else 2
+        return cls(mesh, schedule, Cut.of(num_rows, tile), Cut.of(num_rows, tile, least))
+
+    def run(self, function: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
+        """(sums over all devices, rows) of `function`, which each device runs on its rows of `args`."""
+        return shard_rows(function, self.mesh, self.schedule.axes)(*args)
+
+    def sweep(
+        self,
+        pair: Pair,
+        image: Array,
+        text: Array,
+        examples: Examples,
+        sums: Sums,
+        *,
+        known: tuple[Any, Any] = (None, None),
+        combine: Combine = add_up,
+    ) -> Sums:
+        """The sums of `pair` over all columns for each row of this device, and over all rows for each of its columns.
+
+        `image` and `text` (rows of this device, e); `known` of the rows and of the columns; `sums` are those to begin
+        with, in tiles, as are those that are returned. To be called inside `run`.
+        """
+        rows, columns = self._rows(image, examples, known[0]), self._columns(text, examples, known[1])
+        soft_targets = self._soft_tiles(examples.soft_targets)
+
+        def visit(kept: Tiles, column: Tile, column_sums: Tile, place: Place) -> tuple[Tiles, Tile]:
+            column = self._column(column, place)
+
+            def meet(tile: Array, carry: tuple[Tiles, Tile]) -> tuple[Tiles, Tile]:
+                kept, column_sums = carry
+                row = take(rows, tile)
+                targets = _targets(row.ids, column.ids, soft_targets, tile, place)
+                new = pair(row, column, targets, Sums(take(kept, tile), column_sums))
+                return put(kept, new.rows, tile), new.columns
+
+            return jax.lax.fori_loop(0, self.rows.num_tiles, meet, (kept, column_sums))
+
+        return Sums(*self.schedule(visit, sums.rows, columns, sums.columns, combine))
+
+    def _rows(self, embed: Array, examples: Examples, known: Any) -> Side:
+        num_rows = self.rows.length
+        ids, weights = examples.ids, examples.weights
+        if ids is None:
+            ids = self._here() * num_rows + jnp.arange(num_rows, dtype=jnp.int32)
+        if weights is None:
+            weights = jnp.ones(num_rows, jnp.float32)
+        return jax.tree.map(self.rows.split, Side(embed, ids, weights, known))
+
+    def _columns(self, embed: Array, examples: Examples, known: Any) -> Tiles:
+        return jax.tree.map(self.columns.split, (embed, examples.ids, examples.weights, known))
+
+    def _column(self, sent: Tile, place: Place) -> Side:
+        """A tile of columns with the ids and weights that were not sent because they follow from its place."""
+        embed, ids, weights, known = sent
+        index = place.tile * self.columns.tile + jnp.arange(self.columns.tile, dtype=jnp.int32)
+        if ids is None:
+            ids = place.device * self.columns.length + index
+        if weights is None:
+            weights = (index < self.columns.length).astype(jnp.float32)
+        return Side(embed, ids, weights, known)
+
+    def _soft_tiles(self, soft_targets: Array | None) -> Array | None:
+        """(rows of this device, all columns) as (tiles, t, devices, tiles, t)."""
+        if soft_targets is None:
+            return None
+        by_device = soft_targets.astype(jnp.float32).reshape(self.rows.length, -1, self.columns.length)
+        by_tile = jax.vmap(jax.vmap(self.columns.split))(by_device)
+        return self.rows.split(by_tile)
+
+    def _here(self) -> Array:
+        return jnp.zeros((), jnp.int32) if self.mesh is None else jax.lax.axis_index(self.schedule.axes)
+
+
+def default_tile(num_rows: int, device_kind: str) -> int:
+    """The most rows of a tile where a device has `num_rows`: a sixteenth of them, 128 to 512; on a CPU 512.
+
+    Tiles on their way should take little beside what stays, but a product of two tiles should not be short (a CPU minds
+    that sooner than the matrix unit of a TPU), and their logits should not leave the fast memory.
+    """
+    return 512 if device_kind == "cpu" else min(max(num_rows // 16, 128), 512)
+
+
+def product(equation: str, left: Array, right: Array) -> Array:
+    """A float32 einsum of embeddings and something: exact products of what the embeddings' type can hold.
+
+    `left` is rounded to the type of `right`: of bfloat16 embeddings the gradient is known no better than that.
+    """
+    return jnp.einsum(
+        equation,
+        left.astype(right.dtype),
+        right,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _targets(row_ids: Array, column_ids: Array, soft_tiles: Array | None, tile: Array, place: Place) -> Array:
+    same = row_ids[:, None] == column_ids
+    if soft_tiles is None:
+        return same.astype(jnp.float32)
+    start = (tile, 0, place.device, place.tile, 0)
+    sizes = (1, soft_tiles.shape[1], 1, 1, soft_tiles.shape[4])
+    others = jax.lax.dynamic_slice(soft_tiles, start, sizes).reshape(sizes[1], sizes[4])
+    return jnp.where(same, 1.0, others)
