@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from mmjax.errors import UserError
@@ -49,14 +51,36 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
     """The mesh of `config` over `devices` (all by default), with explicit axes.
 
     Explicit means that the sharding is part of an array's type, so that a forgotten collective fails when the program
-    is traced, on a laptop.
+    is traced, on a laptop. Where one axis has all chips of a flat slice, they follow each other as neighbours, so that
+    what travels around a ring goes over one link at a time.
 
     Raises:
         UserError: as `axis_sizes`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[: math.prod(sizes)])
+    chosen, explicit = devices[: math.prod(sizes)], (AxisType.Explicit,) * 3
+    cycle = neighbour_cycle(chosen) if max(sizes) == len(chosen) else None
+    if cycle is None:
+        return jax.make_mesh(sizes, AXES, axis_types=explicit, devices=chosen)
+    return Mesh(np.asarray(cycle).reshape(sizes), AXES, axis_types=explicit)
+
+
+def neighbour_cycle(devices: Sequence[Any]) -> list[Any] | None:
+    """The chips of a whole flat slice in an order in which each is linked to the next, and the last to the first.
+
+    None where there is no such slice: devices without coordinates, three dimensions, an odd number of rows. The TPU
+    compiler overlaps a permute with computation on large v5e slices only where it goes from neighbour to neighbour.
+    """
+    places = {tuple(device.coords): device for device in devices if getattr(device, "coords", None) is not None}
+    rows, columns = (len({place[axis] for place in places}) for axis in (0, 1)) if places else (0, 0)
+    if rows % 2 or columns < 2 or rows * columns != len(places) or len(places) != len(devices):
+        return None
+    ordered = sorted(places)
+    grid = [ordered[row * columns : (row + 1) * columns] for row in range(rows)]
+    # Back and forth over all columns but the first, and home through that.
+    there = [place for row, line in enumerate(grid) for place in (line[1:] if row % 2 == 0 else line[:0:-1])]
+    return [places[place] for place in there + [line[0] for line in reversed(grid)]]
 
 
 def _written(sizes: Sequence[int]) -> str:

@@ -132,7 +132,10 @@ def _called(instruction: Instruction) -> list[str]:
 
 def _sent_bytes(instruction: Instruction) -> int:
     """What a device sends in the usual algorithm, a ring, of a group of n devices."""
-    result, n = _num_bytes(instruction.shape), _group_size(instruction.rest)
+    arrays, n = _array_bytes(instruction.shape), _group_size(instruction.rest)
+    # The start of these has operand and result in its shape, and what it synchronises by.
+    starts = instruction.operation in ("collective-permute-start", "all-gather-start")
+    result = arrays[1] if starts else sum(arrays)
     match _plain(instruction.operation):
         case "collective-permute":
             return result
@@ -155,7 +158,7 @@ def _group_size(rest: str) -> int:
     return 1
 
 
-def _num_bytes(shape: str) -> int:
-    """Bytes of `f32[8,16]{1,0}`; of a tuple, those of all its arrays."""
+def _array_bytes(shape: str) -> list[int]:
+    """Bytes of each array of `f32[8,16]{1,0}` or of a tuple."""
     arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
-    return sum(TYPE_BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d) for kind, dims in arrays)
+    return [TYPE_BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d) for kind, dims in arrays]
