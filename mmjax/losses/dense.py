@@ -23,9 +23,7 @@ def sigmoid_sum(image_embed: Array, text_embed: Array, log_scale: Array, bias: A
     """
     logits = jnp.exp(log_scale) * similarities(image_embed, text_embed) + bias
     row_weights, column_weights = sides(example_weights(image_embed, examples))
-    # -log sigmoid(-l) = max(l, 0) + log(1 + exp(-|l|)), and -log sigmoid(l) is l less: a sure, right pair adds 0.
-    losses = jnp.maximum(logits, 0) - targets(logits, examples) * logits + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return jnp.sum(row_weights * column_weights * losses)
+    return jnp.sum(row_weights * column_weights * pair_losses(logits, targets(logits, examples)))
 
 
 def softmax_sum(image_embed: Array, text_embed: Array, log_scale: Array, examples: Examples) -> Array:
@@ -43,6 +41,12 @@ def softmax_sum(image_embed: Array, text_embed: Array, log_scale: Array, example
     image_to_text = _cross_entropies(logits, pairs, column_weights, axis=1)
     text_to_image = _cross_entropies(logits, pairs, row_weights, axis=0)
     return (jnp.sum(weights * image_to_text) + jnp.sum(rules.gather(weights, "j") * text_to_image)) / 2
+
+
+def pair_losses(logits: Array, targets: Array) -> Array:
+    """-(q log sigmoid(l) + (1 - q) log sigmoid(-l)) of logits l and targets q."""
+    # -log sigmoid(-l) = max(l, 0) + log(1 + exp(-|l|)), and -log sigmoid(l) is l less: a sure, right pair adds 0.
+    return jnp.maximum(logits, 0) - targets * logits + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 def similarities(row_embed: Array, column_embed: Array) -> Array:

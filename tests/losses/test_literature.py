@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.errors import UserError
 from mmjax.losses import contrastive, ranking
+from mmjax.losses.chunked import chunked_sigmoid
 from mmjax.losses.info_nce import clamped_log_scale, info_nce
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.hlo import Program
 from tests.losses import reference
 from tests.tolerances import LAYER, above, relative_errors
 
@@ -124,3 +127,35 @@ def test_the_scale_is_clamped_and_has_no_gradient_there():
 def test_nothing_breaks_the_margin():
     axes = np.eye(8, 8, dtype=np.float32)
     assert float(ranking.triplet(axes, axes).value) == 0
+
+
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)], ids=str)
+def test_chunked_sigmoid_is_the_sigmoid_loss_of_each_chunk(sizes):
+    image, text = unit()
+    scalars = np.float32(math.log(SCALE)), np.float32(-2)
+
+    def loss(image: Any, text: Any, log_scale: Any, bias: Any) -> Any:
+        return chunked_sigmoid(image, text, log_scale, bias, IDS, MASK, num_chunks=4).value
+
+    def expected(image: Any, text: Any, log_scale: Any, bias: Any) -> Any:
+        chunks = [slice(start, start + 2) for start in range(0, 8, 2)]
+        means = [contrastive(image[c], text[c], log_scale, bias, IDS[c], MASK[c]) for c in chunks]
+        return sum(mean.sum for mean in means) / sum(mean.count for mean in means)
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    reference_results = jax.value_and_grad(expected, argnums=(0, 1, 2, 3))(image, text, *scalars)
+    if sizes is None:
+        results = function(image, text, *scalars)
+    else:
+        mesh = make_mesh(MeshConfig(*sizes))
+        with jax.set_mesh(mesh):
+            embeds = jax.device_put((image, text), rules.batch_sharding(mesh))
+            results = function(*embeds, *scalars)
+            text_of_program = function.lower(*embeds, *scalars).compile().as_text()
+            assert set(Program(text_of_program).collective_counts) <= {"all-reduce"}
+    assert above(relative_errors(jax.device_get(results), reference_results), LAYER) == {}
+
+
+def test_chunks_must_divide_the_batch():
+    with pytest.raises(UserError, match="num_chunks = 3 must divide the 8 rows"):
+        chunked_sigmoid(*unit(), jnp.zeros(()), num_chunks=3)
