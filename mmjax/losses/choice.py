@@ -67,7 +67,7 @@ def contrastive(
         auto: one of them by sizes; the log says which and why.
 
     `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring;
-    by default it follows from the rows of a device (`tiles.default_tile`).
+    by default it follows from the rows of a device (`tiles.default_tiles`).
     `debug` refuses embeddings whose norm is not 1: at once, or when the compiled function runs.
 
     Differentiable by the embeddings, `log_scale` and `bias`; all else is constant.

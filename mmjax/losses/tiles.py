@@ -92,11 +92,11 @@ class Grid:
 
     @classmethod
     def of(cls, mesh: AbstractMesh | None, schedule: Schedule, num_rows: int, tile: int | None) -> "Grid":
-        """Tiles of at most `tile` rows of each device's `num_rows`, by default `default_tile`."""
-        tile = default_tile(num_rows, rules.device_kind(mesh)) if tile is None else tile
+        """Tiles of at most `tile` rows of each device's `num_rows`, on both sides, by default `default_tiles`."""
+        row_tile, column_tile = default_tiles(num_rows, rules.device_kind(mesh)) if tile is None else (tile, tile)
         # Of two tiles or more, one can travel in a ring while another is visited.
         least = 1 if schedule.num_devices == 1 else 2
-        return cls(mesh, schedule, Cut.of(num_rows, tile), Cut.of(num_rows, tile, least))
+        return cls(mesh, schedule, Cut.of(num_rows, row_tile), Cut.of(num_rows, column_tile, least))
 
     def run(self, function: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
         """(sums over all devices, rows) of `function`, which each device runs on its rows of `args`."""
@@ -169,13 +169,17 @@ class Grid:
         return jnp.zeros((), jnp.int32) if self.mesh is None else jax.lax.axis_index(self.schedule.axes)
 
 
-def default_tile(num_rows: int, device_kind: str) -> int:
-    """The most rows of a tile where a device has `num_rows`: a sixteenth of them, 128 to 512; on a CPU 512.
+def default_tiles(num_rows: int, device_kind: str) -> tuple[int, int]:
+    """The most rows and the most columns of a tile where a device has `num_rows`: an eighth and a sixteenth of them,
+    128 to 512; on a CPU 512.
 
-    Tiles on their way should take little beside what stays, but a product of two tiles should not be short (a CPU minds
-    that sooner than the matrix unit of a TPU), and their logits should not leave the fast memory.
+    Columns on their way should take little beside what stays, but a product of two tiles should not be short (a CPU
+    minds that sooner than the matrix unit of a TPU), and their logits should not leave the fast memory.
     """
-    return 512 if device_kind == "cpu" else min(max(num_rows // 16, 128), 512)
+    if device_kind == "cpu":
+        return 512, 512
+    rows, columns = (min(max(num_rows // parts, 128), 512) for parts in (8, 16))
+    return rows, columns
 
 
 def product(equation: str, left: Array, right: Array) -> Array:
