@@ -14,6 +14,12 @@ MODEL = 1e-4
 ZERO = 1e-6
 """The norm below which a gradient counts as zero, as that of the key bias is: softmax does not see it."""
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""An error that "at most twice another's" is allowed to be below: the other may be exact by chance."""
+
+BFLOAT16 = 2.0**-7
+"""The machine epsilon of bfloat16: its gradients against those of the same numbers in float32."""
+
 
 def relative_errors(tree: Any, reference: Any, *, zero: float = ZERO) -> dict[str, float]:
     """|x - reference| / |reference| in the Euclidean norm of each array by its path, 0 where both are below `zero`."""

@@ -68,22 +68,25 @@ def contrastive(
 
     `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring;
     by default it follows from the rows of a device (`tiles.default_tiles`).
-    `debug` refuses embeddings whose norm is not 1: at once, or when the compiled function runs.
+    `debug` refuses embeddings that count and whose norm is not 1: when the function runs, if that is compiled.
 
     Differentiable by the embeddings, `log_scale` and `bias`; all else is constant.
 
     Raises:
-        UserError: shapes that do not fit together or the mesh, a tile that is not positive, an unknown name.
+        UserError: shapes that do not fit together or the mesh, a tile that is not positive, an unknown name, a mesh
+            while another is set.
     """
     _refuse_names(kind, implementation, tile)
+    weights = None if weights is None else weights.astype(jnp.float32)
     examples = Examples(ids, weights, soft_targets)
-    _refuse_shapes(image_embed, text_embed, examples)
+    mesh = None if mesh is None or _is_set(mesh) else mesh
+    _refuse_shapes(image_embed, text_embed, examples, mesh or rules.current_mesh())
     if debug:
-        _check_norms(image_embed, text_embed)
-    count = jnp.asarray(len(image_embed), jnp.float32) if weights is None else jnp.sum(weights.astype(jnp.float32))
+        _check_norms(image_embed, text_embed, weights)
+    count = jnp.asarray(len(image_embed), jnp.float32) if weights is None else jnp.sum(weights)
     scalars = jnp.asarray(log_scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
     plan = _Plan(kind, implementation, tile)
-    total = _total if mesh is None or rules.current_mesh() is not None else functools.partial(_total_on, mesh)
+    total = _total if mesh is None else functools.partial(_total_on, mesh)
     return Mean(total(plan, image_embed, text_embed, *scalars, examples), count)
 
 
@@ -97,7 +100,7 @@ class _Plan:
 def choose(num_rows: int, width: int, num_devices: int) -> tuple[Implementation, str]:
     """The implementation for a global batch of `num_rows` embeddings, and the reason in words.
 
-    The fastest whose memory is no burden: `dense` while the logits of a device are small, `gather` while all columns
+    The simplest whose memory is no burden: `dense` while the logits of a device are small, `gather` while all columns
     are, and otherwise `ring`. One device has nobody to pass tiles to.
     """
     logits = 4 * num_rows * (num_rows // num_devices)
@@ -160,7 +163,15 @@ def _refuse_names(kind: str, implementation: str, tile: int | None) -> None:
         raise UserError(f"tile = {tile} of the contrastive loss is not positive: give the most rows of a tile")
 
 
-def _refuse_shapes(image_embed: Array, text_embed: Array, examples: Examples) -> None:
+def _is_set(mesh: Mesh) -> bool:
+    """Whether `mesh` is the one that is set, and not none."""
+    current = rules.current_mesh()
+    if current is not None and current != mesh.abstract_mesh:
+        raise UserError("the mesh given to the contrastive loss is not the one that is set: give none, or set that one")
+    return current is not None
+
+
+def _refuse_shapes(image_embed: Array, text_embed: Array, examples: Examples, mesh: rules.AnyMesh | None) -> None:
     if image_embed.ndim != 2 or image_embed.shape != text_embed.shape:
         raise UserError(
             f"image_embed {image_embed.shape} and text_embed {text_embed.shape} of the contrastive loss must both be "
@@ -171,7 +182,7 @@ def _refuse_shapes(image_embed: Array, text_embed: Array, examples: Examples) ->
     for name, value, shape in zip(Examples._fields, examples, wanted, strict=True):
         if value is not None and value.shape != shape:
             raise UserError(f"{name} of the contrastive loss has shape {value.shape}: it must be {shape}")
-    divisor = rules.axes_size(rules.current_mesh(), rules.row_axes(rules.current_mesh(), num_rows))
+    divisor = rules.batch_divisor(mesh)
     if num_rows % divisor:
         raise UserError(
             f"{num_rows} rows of the contrastive loss do not divide over {divisor} devices: pad the batch with rows of "
@@ -179,11 +190,12 @@ def _refuse_shapes(image_embed: Array, text_embed: Array, examples: Examples) ->
         )
 
 
-def _check_norms(*embeds: Array) -> None:
-    for embed in embeds:
-        norms = jnp.linalg.norm(embed.astype(jnp.float32), axis=1)
+def _check_norms(image_embed: Array, text_embed: Array, weights: Array | None) -> None:
+    for embed in (image_embed, text_embed):
+        distances = jnp.abs(jnp.linalg.norm(embed.astype(jnp.float32), axis=1) - 1)
+        counted = distances if weights is None else jnp.where(weights > 0, distances, 0)
         # A traced value is checked when the function runs, and then the error comes from there.
-        jax.debug.callback(_refuse_norm, jnp.max(jnp.abs(norms - 1)))
+        jax.debug.callback(_refuse_norm, jnp.max(counted))
 
 
 def _refuse_norm(distance: Array) -> None:

@@ -29,7 +29,7 @@ def chunked_sigmoid(
     Raises:
         UserError: chunks that do not divide the batch, or that the devices do not divide.
     """
-    num_rows, devices = len(image_embed), rules.axes_size(mesh := rules.current_mesh(), rules.row_axes(mesh, 1))
+    num_rows, devices = len(image_embed), rules.batch_divisor(rules.current_mesh())
     if num_chunks < 1 or num_rows % num_chunks or num_chunks % devices:
         raise UserError(
             f"num_chunks = {num_chunks} must divide the {num_rows} rows and be a multiple of the {devices} devices "

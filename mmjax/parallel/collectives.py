@@ -94,7 +94,7 @@ class Ring:
 class Gather:
     """Every device first fetches the columns of all, visits them, and combines the sums with the others at the end.
 
-    Two collectives in place of many, for memory that grows with the number of columns of all devices.
+    A few collectives in place of many, for memory that grows with the number of columns of all devices.
     """
 
     axes: tuple[str, ...]

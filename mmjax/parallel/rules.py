@@ -107,10 +107,8 @@ def row_axes(mesh: AnyMesh | None, num_rows: int, *, with_tensor: bool = False) 
     """
     if mesh is None:
         return ()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
-    everywhere = (*axes, TENSOR_AXIS)
-    divides = TENSOR_AXIS in mesh.shape and num_rows % axes_size(mesh, everywhere) == 0
-    return everywhere if with_tensor and divides else axes
+    everywhere = (*BATCH_AXES, TENSOR_AXIS)
+    return everywhere if with_tensor and num_rows % axes_size(mesh, everywhere) == 0 else BATCH_AXES
 
 
 def axes_size(mesh: AnyMesh | None, axes: tuple[str, ...]) -> int:
@@ -125,9 +123,9 @@ def over_rows(tree: Any, axes: tuple[str, ...]) -> Any:
     return jax.tree.map(lambda x: reshard(x, PartitionSpec(axes)), tree)
 
 
-def batch_divisor(mesh: jax.sharding.Mesh) -> int:
+def batch_divisor(mesh: AnyMesh | None) -> int:
     """How many ways the batch is split: its size must be a multiple of this."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return axes_size(mesh, BATCH_AXES)
 
 
 def _refuse_collision(dims: str) -> None:

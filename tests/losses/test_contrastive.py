@@ -19,15 +19,13 @@ from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.hlo import Program
 from tests.losses import reference
-from tests.tolerances import LAYER, above, relative_errors
+from tests.tolerances import BFLOAT16, LAYER, ROUNDING, above, relative_errors
 
 REFERENCES = {"sigmoid": reference.sigmoid, "softmax": reference.softmax}
 IMPLEMENTATIONS = ("dense", "gather", "ring")
 MESHES = (None, (8, 1, 1), (2, 4, 1), (2, 2, 2))
 KINDS = pytest.mark.parametrize("kind", REFERENCES)
 EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""An error that a dense form may have missed by chance."""
 TILE = 3
 """Divides neither the 40 rows of one device nor the 5 rows of one of eight."""
 
@@ -219,7 +217,7 @@ def test_logits_of_bfloat16_embeddings_are_float32(kind, implementation):
     expected, exact = compiled(kind, implementation)(image.astype(np.float32), text.astype(np.float32), *rest)
     assert value == pytest.approx(expected, rel=LAYER)
     assert grads[0].dtype == jnp.bfloat16
-    assert above(relative_errors(grads, exact), float(jnp.finfo(jnp.bfloat16).eps)) == {}
+    assert above(relative_errors(grads, exact), BFLOAT16) == {}
 
 
 @KINDS
@@ -318,14 +316,32 @@ def test_bad_input_is_one_clear_error(changes, message):
         contrastive(**args)
 
 
+def test_a_mesh_beside_the_one_that_is_set():
+    with jax.set_mesh(mesh_of((8, 1, 1))), pytest.raises(UserError, match="not the one that is set"):
+        contrastive(*inputs()[:4], mesh=mesh_of((2, 4, 1)))
+
+
+@KINDS
+@pytest.mark.parametrize("implementation", ["gather", "ring"])
+def test_rows_that_the_tensor_axis_does_not_divide(kind, implementation):
+    """12 rows over 2 x 2 devices of the batch and 2 of `tensor`, which then repeat each other's work."""
+    args = inputs(12)
+    value, _ = compiled(kind, implementation, (2, 2, 2))(*args)
+    assert value == pytest.approx(REFERENCES[kind](*(np.asarray(arg, np.float64) for arg in args)), rel=LAYER)
+
+
 def test_rows_that_do_not_divide_over_the_mesh():
     with jax.set_mesh(mesh_of((8, 1, 1))), pytest.raises(UserError, match="12 rows .* do not divide over 8 devices"):
         contrastive(np.ones((12, 2)), np.ones((12, 2)), 0.0)
+    with pytest.raises(UserError, match="12 rows .* do not divide over 8 devices"):
+        contrastive(np.ones((12, 2)), np.ones((12, 2)), 0.0, mesh=mesh_of((8, 1, 1)))
 
 
 def test_debug_refuses_embeddings_that_are_not_normalised():
     args = inputs()[:4]
     assert float(contrastive(*args, debug=True).value) == float(contrastive(*args).value)
+    masked = np.concatenate([3 * args[0][:1], args[0][1:]]), *args[1:], None, np.arange(40) > 0
+    assert np.isfinite(float(contrastive(*masked, debug=True).value))
     with pytest.raises(Exception, match="norm that is 1 off 1: divide each by its norm"):
         jax.block_until_ready(contrastive(2 * args[0], *args[1:], debug=True).value)
     # The failed callback is forgotten, or the process would end with it.
