@@ -1,13 +1,15 @@
 """What the contrastive losses ask of a device: memory, FLOPs, bytes sent, by the compiler's own account.
 
     python benchmarks/loss_memory.py [--topology v5e:16x16|cpu:8 --batch N --width D --loss KIND --implementation NAME]
-                                     [--json FILE]
+                                     [--kernel xla|pallas --tile ROWS --json FILE]
 
 Compiles value and gradients for a real TPU topology, without a TPU (`pip install -r requirements-plan.txt`), or for
 virtual CPU devices, and writes a Markdown table. Options may be repeated: every combination is a row.
 
 Memory is the peak of a device, inputs and gradients included, as the TPU compiler counts it; on CPU it is what is held
-beside inputs and outputs. FLOPs are those of matrix products. A loop counts as often as it runs.
+beside inputs and outputs. FLOPs are those of matrix products. A loop counts as often as it runs. The compiler cannot
+see into a Pallas kernel: its cycles are the more of its FLOPs (six passes of the matrix unit) and of its bytes, at the
+rates of v5e, stand beside the compiler's own estimate of the rest, and are in no other column.
 """
 
 import argparse
@@ -27,11 +29,11 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from mmjax.losses import contrastive
-from mmjax.losses.choice import Choice, Kind
+from mmjax.losses.choice import Choice, KernelChoice, Kind
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.flops import count_flops
-from mmjax.training.hlo import Program
+from mmjax.training.hlo import KernelCost, Program
 
 DEFAULTS = [
     ("v5e:16x16", 1_048_576, 768, ("sigmoid", "softmax"), ("dense", "gather", "ring")),
@@ -48,10 +50,19 @@ COLUMNS = {
     "temp_bytes": "temp MiB",
     "flops": "TFLOP",
     "sent_bytes": "sent MiB",
+    "kernel": "kernel",
     "estimated_cycles": "10^6 cycles",
+    "kernel_cycles": "of the kernel",
     "compile_secs": "compile s",
 }
-UNITS = {"peak_bytes": 2**20, "temp_bytes": 2**20, "sent_bytes": 2**20, "flops": 1e12, "estimated_cycles": 1e6}
+UNITS = {"peak_bytes": 2**20, "temp_bytes": 2**20, "sent_bytes": 2**20, "flops": 1e12}
+UNITS |= {"estimated_cycles": 1e6, "kernel_cycles": 1e6}
+
+V5E_CLOCK, V5E_FLOPS, V5E_BYTES = 1.5e9, 197e12, 819e9
+"""Cycles, bfloat16 FLOPs and bytes of memory a second; Google Cloud documentation, "TPU v5e"; the clock follows from
+the FLOPs: four matrix units of 128 x 128."""
+FLOAT32_PASSES = 6
+"""Passes of a matrix unit of bfloat16 that an exact product of float32 takes."""
 
 
 class Case(NamedTuple):
@@ -68,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     print(line(list(COLUMNS.values())), line(["---"] * len(COLUMNS)), sep="\n")
     for case in cases(options):
-        rows.append(measure(case, options.tile))
+        rows.append(measure(case, options.tile, options.kernel))
         print(line([written(name, rows[-1][name]) for name in COLUMNS]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
@@ -81,6 +92,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", action="append", type=int)
     parser.add_argument("--loss", action="append", choices=("sigmoid", "softmax"))
     parser.add_argument("--implementation", action="append", choices=("auto", "dense", "gather", "ring"))
+    parser.add_argument("--kernel", choices=("auto", "xla", "pallas"), default="auto", help="what computes a tile")
     parser.add_argument("--tile", type=int, help="most rows of a tile; by default what the loss takes")
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     return parser.parse_args(arguments)
@@ -111,11 +123,11 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
-def measure(case: Case, tile: int | None) -> dict[str, Any]:
+def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any]:
     """A row of the table; where the compiler finds no room, its figures are None and `error` says what it said."""
 
     def loss(image_embed: Any, text_embed: Any, log_scale: Any, bias: Any) -> Any:
-        options: Any = {"kind": case.loss, "implementation": case.implementation, "tile": tile}
+        options: Any = {"kind": case.loss, "implementation": case.implementation, "tile": tile, "kernel": kernel}
         return contrastive(image_embed, text_embed, log_scale, bias, **options).value
 
     mesh = make_mesh(MeshConfig(), devices_of(case.topology))
@@ -137,7 +149,16 @@ def measure(case: Case, tile: int | None) -> dict[str, Any]:
     memory: Any = compiled.memory_analysis()
     program = Program(compiled.as_text() or "")
     row |= {"peak_bytes": memory.peak_memory_in_bytes, "temp_bytes": memory.temp_size_in_bytes}
-    return row | {"sent_bytes": program.sent_bytes, "estimated_cycles": program.estimated_cycles}
+    row |= {"sent_bytes": program.sent_bytes, "estimated_cycles": program.estimated_cycles}
+    cost = program.kernel_cost
+    return row | {"kernel": "pallas" if cost.flops else "xla", "kernel_cycles": kernel_cycles(cost, case.topology)}
+
+
+def kernel_cycles(cost: KernelCost, topology: str) -> float | None:
+    """The least that the kernels take, by what they compute and move; None where there are none, or not on v5e."""
+    if not cost.flops or not topology.startswith("v5e"):
+        return None
+    return V5E_CLOCK * max(FLOAT32_PASSES * cost.flops / V5E_FLOPS, cost.num_bytes / V5E_BYTES)
 
 
 def written(name: str, value: Any) -> str:

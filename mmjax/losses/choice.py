@@ -14,7 +14,7 @@ from mmjax.errors import UserError
 from mmjax.losses import dense
 from mmjax.losses.sigmoid import sigmoid_sum
 from mmjax.losses.softmax import softmax_sum
-from mmjax.losses.tiles import Examples, Grid
+from mmjax.losses.tiles import Examples, Grid, Kernel
 from mmjax.parallel import rules
 from mmjax.parallel.collectives import Gather, Ring, Schedule
 from mmjax.types import Array, Mean
@@ -22,11 +22,14 @@ from mmjax.types import Array, Mean
 Kind = Literal["sigmoid", "softmax"]
 Implementation = Literal["dense", "gather", "ring"]
 Choice = Literal["auto", "dense", "gather", "ring"]
+KernelChoice = Literal["auto", "xla", "pallas"]
 
 DENSE_BYTES = 32 * 2**20
 """Logits of a device up to which `auto` takes `dense`."""
 GATHER_BYTES = 256 * 2**20
 """Columns of all devices and their gradient, on each device, up to which `auto` takes `gather`."""
+LANES = 128
+"""Numbers side by side in a register of a TPU."""
 NORM_TOLERANCE = 2e-2
 """How far the norm of an embedding may be from 1 in debug mode: bfloat16 rounds by up to 0.4%."""
 
@@ -49,6 +52,7 @@ def contrastive(
     implementation: Choice = "auto",
     mesh: Mesh | None = None,
     tile: int | None = None,
+    kernel: KernelChoice = "auto",
     soft_targets: Array | None = None,
     debug: bool = False,
 ) -> Mean:
@@ -67,7 +71,9 @@ def contrastive(
         auto: one of them by sizes; the log says which and why.
 
     `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring;
-    by default it follows from the rows of a device (`tiles.default_tiles`).
+    by default it follows from the rows of a device (`tiles.xla_tiles`, `tiles.pallas_tiles`). `kernel` is what computes
+    a tile: XLA's fusions, or one Pallas kernel (`row_tiles.PallasKernel`), which `auto` takes on TPU where the width is
+    a multiple of 128; on CPU it is interpreted, for tests.
     `debug` refuses embeddings that count and whose norm is not 1: when the function runs, if that is compiled.
 
     Differentiable by the embeddings, `log_scale` and `bias`; all else is constant.
@@ -76,7 +82,7 @@ def contrastive(
         UserError: shapes that do not fit together or the mesh, a tile that is not positive, an unknown name, a mesh
             while another is set.
     """
-    _refuse_names(kind, implementation, tile)
+    _refuse_names(kind, implementation, kernel, tile)
     weights = None if weights is None else weights.astype(jnp.float32)
     examples = Examples(ids, weights, soft_targets)
     mesh = None if mesh is None or _is_set(mesh) else mesh
@@ -85,7 +91,7 @@ def contrastive(
         _check_norms(image_embed, text_embed, weights)
     count = jnp.asarray(len(image_embed), jnp.float32) if weights is None else jnp.sum(weights)
     scalars = jnp.asarray(log_scale, jnp.float32), jnp.asarray(0.0 if bias is None else bias, jnp.float32)
-    plan = _Plan(kind, implementation, tile)
+    plan = _Plan(kind, implementation, tile, kernel)
     total = _total if mesh is None else functools.partial(_total_on, mesh)
     return Mean(total(plan, image_embed, text_embed, *scalars, examples), count)
 
@@ -95,6 +101,7 @@ class _Plan:
     kind: Kind
     implementation: Choice
     tile: int | None
+    kernel: KernelChoice
 
 
 def choose(num_rows: int, width: int, num_devices: int) -> tuple[Implementation, str]:
@@ -124,7 +131,8 @@ def _total(
     if implementation == "dense":
         return DENSE[plan.kind](image_embed, text_embed, *scalars, examples)
     schedule = SCHEDULES[implementation](axes, num_devices)
-    grid = Grid.of(rules.current_mesh(), schedule, len(image_embed) // num_devices, plan.tile)
+    rows = len(image_embed) // num_devices, image_embed.shape[1]
+    grid = Grid.of(rules.current_mesh(), schedule, rows, plan.tile, _kernel(plan.kernel, rows[1]))
     return TILED[plan.kind](grid, image_embed, text_embed, *scalars, examples)
 
 
@@ -155,8 +163,21 @@ def _implementation(plan: _Plan, num_rows: int, width: int) -> tuple[Implementat
     return implementation, axes, rules.axes_size(mesh, axes)
 
 
-def _refuse_names(kind: str, implementation: str, tile: int | None) -> None:
-    for name, value, known in (("kind", kind, get_args(Kind)), ("implementation", implementation, get_args(Choice))):
+def _kernel(choice: KernelChoice, width: int) -> Kernel:
+    device_kind = rules.device_kind(rules.current_mesh())
+    on_tpu = device_kind.startswith("TPU")
+    if choice == "pallas" and not on_tpu and device_kind != "cpu":
+        raise UserError(f"kernel = 'pallas' of the contrastive loss is for TPU, and here is {device_kind}: use xla")
+    return choice if choice != "auto" else "pallas" if on_tpu and width % LANES == 0 else "xla"
+
+
+def _refuse_names(kind: str, implementation: str, kernel: str, tile: int | None) -> None:
+    names = (
+        ("kind", kind, get_args(Kind)),
+        ("implementation", implementation, get_args(Choice)),
+        ("kernel", kernel, get_args(KernelChoice)),
+    )
+    for name, value, known in names:
         if value not in known:
             raise UserError(f"{name} = {value!r} of the contrastive loss is unknown: use one of {', '.join(known)}")
     if tile is not None and tile < 1:

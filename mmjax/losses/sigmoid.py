@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mmjax.losses.tiles import Examples, Grid, Side, Sums, product
+from mmjax.losses.row_tiles import Scalars, Sums
+from mmjax.losses.tiles import Examples, Grid, Side, product
 from mmjax.types import Array
 
 
@@ -28,11 +29,12 @@ def sigmoid_sum(
     """
 
     def local(image: Array, text: Array, log_scale: Array, bias: Array, examples: Examples) -> tuple[Array, None]:
-        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
-            _, losses, _ = _pair(row, column, targets, jnp.exp(log_scale), bias)
+        def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            _, losses, _ = _pair(row, column, targets, *scalars)
             return Sums(sums.rows + jnp.sum(losses, axis=1), None)
 
-        return jnp.sum(grid.sweep(pair, image, text, examples, Sums(grid.rows.full(0), None)).rows), None
+        scalars = jnp.exp(log_scale), bias
+        return jnp.sum(grid.sweep(pair, scalars, image, text, examples, Sums(grid.rows.full(0), None)).rows), None
 
     return grid.run(local, image_embed, text_embed, log_scale, bias, examples)[0]
 
@@ -43,11 +45,11 @@ def _forward(
     def local(image: Array, text: Array, log_scale: Array, bias: Array, examples: Examples) -> tuple[Any, Any]:
         scale, width = jnp.exp(log_scale), image.shape[-1]
 
-        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
-            logits, losses, slopes = _pair(row, column, targets, scale, bias)
+        def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            logits, losses, slopes = _pair(row, column, targets, *scalars)
             new = _RowSums(
                 jnp.sum(losses, axis=1),
-                jnp.sum(slopes * (logits - bias), axis=1),
+                jnp.sum(slopes * (logits - scalars[1]), axis=1),
                 jnp.sum(slopes, axis=1),
                 product("ij,je->ie", slopes, column.embed),
             )
@@ -55,7 +57,7 @@ def _forward(
 
         zeros = grid.rows.full(0)
         start = Sums(_RowSums(zeros, zeros, zeros, grid.rows.full(0, width)), grid.columns.full(0, width))
-        rows, columns = grid.sweep(pair, image, text, examples, start)
+        rows, columns = grid.sweep(pair, (scale, bias), image, text, examples, start)
         by_embed = scale * grid.rows.join(rows.embed_grad), scale * grid.columns.join(columns)
         return tuple(jnp.sum(x) for x in rows[:3]), by_embed
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.losses.dense import MASKED
-from mmjax.losses.tiles import Examples, Grid, Side, Sums, product
+from mmjax.losses.row_tiles import Scalars, Sums
+from mmjax.losses.tiles import Examples, Grid, Side, product
 from mmjax.types import Array
 
 
@@ -87,8 +88,8 @@ def _forward(
     grid: Grid, image_embed: Array, text_embed: Array, log_scale: Array, examples: Examples
 ) -> tuple[Array, Any]:
     def local(image: Array, text: Array, log_scale: Array, examples: Examples) -> tuple[Array, tuple[_Known, _Known]]:
-        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
-            logits = jnp.exp(log_scale) * product("ie,je->ij", row.embed, column.embed)
+        def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            logits = scalars[0] * product("ie,je->ij", row.embed, column.embed)
             weights = row.weights[:, None], column.weights[None, :]
             return Sums(
                 sums.rows.add(logits, weights[1] > 0, targets, weights[1], axis=1),
@@ -96,7 +97,7 @@ def _forward(
             )
 
         start = Sums(_Statistics.start(grid.rows.full(0)), _Statistics.start(grid.columns.full(0)))
-        sums = grid.sweep(pair, image, text, examples, start, combine=_combine)
+        sums = grid.sweep(pair, (jnp.exp(log_scale),), image, text, examples, start, combine=_combine)
         rows, columns = jax.tree.map(grid.rows.join, sums.rows), jax.tree.map(grid.columns.join, sums.columns)
         weights = 1.0 if examples.weights is None else examples.weights
         known = _Known.of(rows), _Known.of(columns)
@@ -115,13 +116,13 @@ def _backward(grid: Grid, kept: Any, cotangent: Array) -> tuple[Array | None, ..
     ) -> tuple[Array, tuple[Array, Array]]:
         scale, width = jnp.exp(log_scale), image.shape[-1]
 
-        def pair(row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
-            logits, slopes = _pair(row, column, targets, scale)
+        def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
+            logits, slopes = _pair(row, column, targets, *scalars)
             new = _RowGrads(jnp.sum(slopes * logits, axis=1), product("ij,je->ie", slopes, column.embed))
             return Sums(jax.tree.map(jnp.add, sums.rows, new), sums.columns + product("ij,ie->je", slopes, row.embed))
 
         start = Sums(_RowGrads(grid.rows.full(0), grid.rows.full(0, width)), grid.columns.full(0, width))
-        rows, columns = grid.sweep(pair, image, text, examples, start, known=known)
+        rows, columns = grid.sweep(pair, (scale,), image, text, examples, start, known=known)
         by_embed = (
             scale / 2 * cotangent * grid.rows.join(rows.embed),
             scale / 2 * cotangent * grid.columns.join(columns),

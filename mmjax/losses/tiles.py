@@ -6,15 +6,18 @@ schedule (`parallel.collectives`) brings the columns of all devices, and their s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from mmjax.losses.row_tiles import PallasKernel, RowTiles, Scalars, Sums, XlaLoop
 from mmjax.parallel import rules
-from mmjax.parallel.collectives import Combine, Place, Schedule, Tile, Tiles, add_up, put, shard_rows, take
+from mmjax.parallel.collectives import Combine, Place, Schedule, Tile, Tiles, add_up, shard_rows, take
 from mmjax.types import Array
+
+Kernel = Literal["xla", "pallas"]
 
 
 class Examples(NamedTuple):
@@ -40,15 +43,8 @@ class Side(NamedTuple):
     known: Any
 
 
-class Sums(NamedTuple):
-    """What a loss adds up for each row and for each column."""
-
-    rows: Any
-    columns: Any
-
-
-Pair = Callable[[Side, Side, Array, Sums], Sums]
-"""(rows, columns, targets (i, j), sums of these tiles) -> the sums with these logits in them."""
+Pair = Callable[[Scalars, Side, Side, Array, Sums], Sums]
+"""(scalars, rows, columns, targets (i, j), sums of these tiles) -> the sums with these logits in them."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,10 @@ class Cut:
     tile: int
 
     @classmethod
-    def of(cls, length: int, tile: int, least: int = 1) -> "Cut":
-        """Tiles of at most `tile` rows, at least `least` of them."""
-        num_tiles = max(least, -(-length // tile))
-        return cls(length, num_tiles, -(-length // num_tiles))
+    def of(cls, length: int, tile: int, least: int = 1, multiple: int = 1) -> "Cut":
+        """Tiles of at most `tile` rows rounded up to a `multiple`, at least `least` of them."""
+        num_tiles = max(least, _ceil(length, _ceil(tile, multiple) * multiple))
+        return cls(length, num_tiles, _ceil(length, num_tiles * multiple) * multiple)
 
     def split(self, x: Array) -> Array:
         """(length, ...) as (tiles, t, ...), padded with zeros."""
@@ -89,14 +85,25 @@ class Grid:
     schedule: Schedule
     rows: Cut
     columns: Cut
+    row_tiles: RowTiles
 
     @classmethod
-    def of(cls, mesh: AbstractMesh | None, schedule: Schedule, num_rows: int, tile: int | None) -> "Grid":
-        """Tiles of at most `tile` rows of each device's `num_rows`, on both sides, by default `default_tiles`."""
-        row_tile, column_tile = default_tiles(num_rows, rules.device_kind(mesh)) if tile is None else (tile, tile)
+    def of(
+        cls, mesh: AbstractMesh | None, schedule: Schedule, rows: tuple[int, int], tile: int | None, kernel: Kernel
+    ) -> "Grid":
+        """Tiles of at most `tile` of each device's `rows` (number, width), on both sides, by default as suits the
+        `kernel`: `xla_tiles` or `pallas_tiles`."""
+        device_kind = rules.device_kind(mesh)
+        if kernel == "pallas":
+            row_tiles: RowTiles = PallasKernel(interpret=device_kind == "cpu")
+            row_tile, column_tile = pallas_tiles(*rows, tile)
+        else:
+            row_tiles = XlaLoop()
+            row_tile, column_tile = xla_tiles(rows[0], device_kind) if tile is None else (tile, tile)
         # Of two tiles or more, one can travel in a ring while another is visited.
-        least = 1 if schedule.num_devices == 1 else 2
-        return cls(mesh, schedule, Cut.of(num_rows, row_tile), Cut.of(num_rows, column_tile, least))
+        least, multiple = 1 if schedule.num_devices == 1 else 2, row_tiles.multiple
+        row_cut = Cut.of(rows[0], row_tile, multiple=multiple)
+        return cls(mesh, schedule, row_cut, Cut.of(rows[0], column_tile, least, multiple), row_tiles)
 
     def run(self, function: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
         """(sums over all devices, rows) of `function`, which each device runs on its rows of `args`."""
@@ -105,6 +112,7 @@ class Grid:
     def sweep(
         self,
         pair: Pair,
+        scalars: Scalars,
         image: Array,
         text: Array,
         examples: Examples,
@@ -118,22 +126,20 @@ class Grid:
         `image` and `text` (rows of this device, e); `known` of the rows and of the columns; `sums` are those to begin
         with, in tiles, as are those that are returned. To be called inside `run`.
         """
-        rows, columns = self._rows(image, examples, known[0]), self._columns(text, examples, known[1])
+        columns = self._columns(text, examples, known[1])
+        rows, kept = self.row_tiles.lay_out((self._rows(image, examples, known[0]), sums.rows))
         soft_targets = self._soft_tiles(examples.soft_targets)
 
+        def meet(scalars: Scalars, row: tuple[Side, Array | None], column: Side, sums: Sums) -> Sums:
+            side, soft_targets = row
+            return pair(scalars, side, column, _targets(side.ids, column.ids, soft_targets), sums)
+
         def visit(kept: Tiles, column: Tile, column_sums: Tile, place: Place) -> tuple[Tiles, Tile]:
-            column = self._column(column, place)
+            all_rows = rows, _soft_columns(soft_targets, place)
+            return self.row_tiles(meet, scalars, all_rows, self._column(column, place), Sums(kept, column_sums))
 
-            def meet(tile: Array, carry: tuple[Tiles, Tile]) -> tuple[Tiles, Tile]:
-                kept, column_sums = carry
-                row = take(rows, tile)
-                targets = _targets(row.ids, column.ids, soft_targets, tile, place)
-                new = pair(row, column, targets, Sums(take(kept, tile), column_sums))
-                return put(kept, new.rows, tile), new.columns
-
-            return jax.lax.fori_loop(0, self.rows.num_tiles, meet, (kept, column_sums))
-
-        return Sums(*self.schedule(visit, sums.rows, columns, sums.columns, combine))
+        kept, column_sums = self.schedule(visit, kept, columns, sums.columns, combine)
+        return Sums(self.row_tiles.restore(kept), column_sums)
 
     def _rows(self, embed: Array, examples: Examples, known: Any) -> Side:
         num_rows = self.rows.length
@@ -158,18 +164,22 @@ class Grid:
         return Side(embed, ids, weights, known)
 
     def _soft_tiles(self, soft_targets: Array | None) -> Array | None:
-        """(rows of this device, all columns) as (tiles, t, devices, tiles, t)."""
+        """(rows of this device, all columns) as (devices, tiles of columns, tiles of rows, t, c)."""
         if soft_targets is None:
             return None
         by_device = soft_targets.astype(jnp.float32).reshape(self.rows.length, -1, self.columns.length)
         by_tile = jax.vmap(jax.vmap(self.columns.split))(by_device)
-        return self.rows.split(by_tile)
+        return jnp.moveaxis(self.rows.split(by_tile), (2, 3), (0, 1))
 
     def _here(self) -> Array:
         return jnp.zeros((), jnp.int32) if self.mesh is None else jax.lax.axis_index(self.schedule.axes)
 
 
-def default_tiles(num_rows: int, device_kind: str) -> tuple[int, int]:
+def _ceil(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def xla_tiles(num_rows: int, device_kind: str) -> tuple[int, int]:
     """The most rows and the most columns of a tile where a device has `num_rows`: an eighth and a sixteenth of them,
     128 to 512; on a CPU 512.
 
@@ -182,25 +192,32 @@ def default_tiles(num_rows: int, device_kind: str) -> tuple[int, int]:
     return rows, columns
 
 
+def pallas_tiles(num_rows: int, width: int, tile: int | None) -> tuple[int, int]:
+    """The most rows and columns of a tile of the Pallas kernel: 256, but of the columns an eighth of those of a device,
+    128 or more; at most `tile`. Fewer where blocks of that many embeddings would not fit the fast memory.
+    """
+    most = max(int(256 * min(1.0, 768 / width)), 1)
+    if tile is not None:
+        return min(tile, most), min(tile, most)
+    return most, min(max(num_rows // 8, 128), most)
+
+
 def product(equation: str, left: Array, right: Array) -> Array:
     """A float32 einsum of embeddings and something: exact products of what the embeddings' type can hold.
 
-    `left` is rounded to the type of `right`: of bfloat16 embeddings the gradient is known no better than that.
+    `left` is rounded to the type of `right`: of bfloat16 embeddings the gradient is known no better than that, and one
+    pass of a matrix unit has their products.
     """
-    return jnp.einsum(
-        equation,
-        left.astype(right.dtype),
-        right,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    exact = jax.lax.Precision.HIGHEST if right.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    left = left.astype(right.dtype)
+    return jnp.einsum(equation, left, right, precision=exact, preferred_element_type=jnp.float32)
 
 
-def _targets(row_ids: Array, column_ids: Array, soft_tiles: Array | None, tile: Array, place: Place) -> Array:
-    same = row_ids[:, None] == column_ids
-    if soft_tiles is None:
-        return same.astype(jnp.float32)
-    start = (tile, 0, place.device, place.tile, 0)
-    sizes = (1, soft_tiles.shape[1], 1, 1, soft_tiles.shape[4])
-    others = jax.lax.dynamic_slice(soft_tiles, start, sizes).reshape(sizes[1], sizes[4])
-    return jnp.where(same, 1.0, others)
+def _targets(row_ids: Array, column_ids: Array, soft_targets: Array | None) -> Array:
+    same = row_ids[:, None] == column_ids[None, :]
+    return same.astype(jnp.float32) if soft_targets is None else jnp.where(same, 1.0, soft_targets)
+
+
+def _soft_columns(soft_tiles: Array | None, place: Place) -> Array | None:
+    """(tiles, t, c): those of one tile of columns."""
+    return None if soft_tiles is None else take(take(soft_tiles, place.device), place.tile)

@@ -6,7 +6,7 @@ import jax
 
 from mmjax.errors import UserError
 from mmjax.losses import contrastive
-from mmjax.losses.choice import Choice, Kind
+from mmjax.losses.choice import Choice, KernelChoice, Kind
 from mmjax.losses.soft_targets import word_overlap
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.objectives.base import Embeddings, ObjectiveState
@@ -21,6 +21,7 @@ class ContrastiveConfig:
     implementation: `dense`, `gather` or `ring`, of equal values and gradients, or `auto`: one of them by sizes
         (`losses.contrastive`).
     tile: most rows of a tile of logits, for `gather` and `ring`; 0 lets it follow from the rows of a device.
+    kernel: what computes a tile, `xla` or `pallas` (for TPU), or `auto`.
     overlap_target: in [0, 1], times how much the words of two examples overlap (`soft_targets.word_overlap`), is the
         target of their pair: what two concepts share is then not pushed apart. 0 leaves it out; more needs
         `data.num_words`.
@@ -29,6 +30,7 @@ class ContrastiveConfig:
     kind: Kind = "sigmoid"
     implementation: Choice = "auto"
     tile: int = 0
+    kernel: KernelChoice = "auto"
     overlap_target: float = 0.0
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Contrastive:
             kind=self.config.kind,
             implementation=self.config.implementation,
             tile=self.config.tile or None,
+            kernel=self.config.kernel,
             soft_targets=self._soft_targets(batch),
         )
         return Loss(mean, {self.config.kind: mean}), state

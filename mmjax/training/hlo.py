@@ -2,6 +2,7 @@
 
 Loops count as often as they run. The cycles are the TPU compiler's own estimate of each fusion: right for matrix
 products, too high for vector operations in bfloat16, absent for collectives, hand-written kernels and other platforms.
+Of kernels there is what they say of themselves.
 """
 
 import functools
@@ -37,6 +38,13 @@ class Collective(NamedTuple):
     sent_bytes: int
 
 
+class KernelCost(NamedTuple):
+    """What hand-written kernels compute and move, by the estimate that they came with."""
+
+    flops: int
+    num_bytes: int
+
+
 @dataclass(frozen=True)
 class Program:
     """A compiled program, of one device."""
@@ -60,6 +68,16 @@ class Program:
     def sent_bytes(self) -> int:
         """All bytes that a device sends."""
         return sum(collective.repeats * collective.sent_bytes for collective in self.collectives)
+
+    @property
+    def kernel_cost(self) -> KernelCost:
+        """Of all kernels together; 0 where there are none."""
+        estimates = [
+            (repeats, re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', instruction.rest))
+            for repeats, instruction in self._run(self._entry, 1)
+        ]
+        found = [(repeats, match) for repeats, match in estimates if match]
+        return KernelCost(*(sum(repeats * int(match[group]) for repeats, match in found) for group in (1, 2)))
 
     @property
     def estimated_cycles(self) -> int | None:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mmjax.errors import UserError
 from mmjax.losses import contrastive
 from mmjax.losses.choice import choose
-from mmjax.losses.tiles import Cut
+from mmjax.losses.tiles import Cut, pallas_tiles
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.hlo import Program
@@ -26,6 +26,8 @@ IMPLEMENTATIONS = ("dense", "gather", "ring")
 MESHES = (None, (8, 1, 1), (2, 4, 1), (2, 2, 2))
 KINDS = pytest.mark.parametrize("kind", REFERENCES)
 EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+EVERY_KERNEL = pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "ring in pallas"])
+TILED = pytest.mark.parametrize("implementation", ["gather", "ring", "ring in pallas"])
 TILE = 3
 """Divides neither the 40 rows of one device nor the 5 rows of one of eight."""
 
@@ -49,12 +51,17 @@ def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
     return make_mesh(MeshConfig(*sizes))
 
 
+def options_of(kind: str, implementation: str, tile: int = TILE) -> dict[str, Any]:
+    name, _, kernel = implementation.partition(" in ")
+    return {"kind": kind, "implementation": name, "tile": tile, "kernel": kernel or "xla"}
+
+
 @functools.cache
 def compiled(kind: str, implementation: str, sizes: tuple[int, int, int] | None = None, tile: int = TILE) -> Any:
     """Value and gradients by embeddings, scale and bias, on the host."""
 
     def loss(image: Any, text: Any, log_scale: Any, bias: Any, ids: Any, weights: Any, soft_targets: Any = None) -> Any:
-        options: Any = {"kind": kind, "implementation": implementation, "tile": tile, "soft_targets": soft_targets}
+        options = {**options_of(kind, implementation, tile), "soft_targets": soft_targets}
         return contrastive(image, text, log_scale, bias, ids, weights, **options).value
 
     function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
@@ -80,7 +87,7 @@ def expected(kind: str, scale: float) -> Any:
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 def test_value_and_gradients_equal_the_reference(kind, implementation, sizes):
     results = compiled(kind, implementation, sizes)(*inputs())
@@ -88,7 +95,7 @@ def test_value_and_gradients_equal_the_reference(kind, implementation, sizes):
 
 
 @KINDS
-@pytest.mark.parametrize("implementation", ["gather", "ring"])
+@TILED
 def test_at_scale_100_the_error_is_that_of_the_dense_form(kind, implementation):
     args = inputs(scale=100.0)
     dense = relative_errors(compiled(kind, "dense")(*args), expected(kind, 100.0))
@@ -97,7 +104,7 @@ def test_at_scale_100_the_error_is_that_of_the_dense_form(kind, implementation):
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 def test_masking_a_row_equals_removing_it(kind, implementation):
     *args, weights, _ = inputs()
     kept = weights > 0
@@ -163,10 +170,10 @@ def test_softmax_is_symmetric_in_its_sides():
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 def test_defaults_are_distinct_ids_and_weights_of_one(kind, implementation):
     args = inputs()[:4]
-    options: Any = {"kind": kind, "implementation": implementation, "tile": TILE}
+    options = options_of(kind, implementation)
     expected, _ = compiled(kind, "dense")(*args, np.arange(40, dtype=np.int32), np.ones(40, np.float32))
     with jax.set_mesh(mesh_of((8, 1, 1))):
         value = jax.jit(lambda *args: contrastive(*args, **options).value)(*args)
@@ -174,7 +181,7 @@ def test_defaults_are_distinct_ids_and_weights_of_one(kind, implementation):
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 def test_no_row_counts(kind, implementation):
     value, grads = compiled(kind, implementation)(*inputs()[:-2], np.zeros(40, np.float32))
     assert value == 0
@@ -182,7 +189,7 @@ def test_no_row_counts(kind, implementation):
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 def test_one_row_on_each_device(kind, implementation):
     args = inputs(8)
     double = [np.asarray(arg, np.float64) for arg in args]
@@ -208,7 +215,7 @@ def test_a_sure_and_right_pair_costs_nothing():
 
 
 @KINDS
-@EVERY
+@EVERY_KERNEL
 def test_logits_of_bfloat16_embeddings_are_float32(kind, implementation):
     image, text, *rest = inputs()[:-1]
     image, text = image.astype(jnp.bfloat16), text.astype(jnp.bfloat16)
@@ -226,7 +233,7 @@ def test_a_mesh_may_be_given(kind, implementation):
     args = inputs()[:4]
 
     def loss(*args: Any) -> Any:
-        options: Any = {"kind": kind, "implementation": implementation, "tile": TILE}
+        options = options_of(kind, implementation)
         return contrastive(*args, mesh=mesh_of((2, 2, 2)), **options).value
 
     expected, _ = compiled(kind, "dense")(*args, np.arange(40, dtype=np.int32), np.ones(40, np.float32))
@@ -304,6 +311,7 @@ def test_a_cut_joins_to_what_was_split(length):
     [
         ({"kind": "hinge"}, "kind = 'hinge' .* use one of sigmoid, softmax"),
         ({"implementation": "fast"}, "implementation = 'fast' .* use one of auto, dense, gather, ring"),
+        ({"kernel": "triton"}, "kernel = 'triton' .* use one of auto, xla, pallas"),
         ({"tile": 0}, "tile = 0 .* is not positive"),
         ({"text_embed": np.ones((3, 2))}, r"\(4, 2\) and text_embed \(3, 2\) .* as many texts as images"),
         ({"ids": np.ones(3, np.int32)}, r"ids .* has shape \(3,\): it must be \(4,\)"),
@@ -316,13 +324,35 @@ def test_bad_input_is_one_clear_error(changes, message):
         contrastive(**args)
 
 
+def test_pallas_is_for_tpu(monkeypatch):
+    args = inputs()[:4]
+    monkeypatch.setattr(rules, "device_kind", lambda mesh: "NVIDIA H100")
+    with pytest.raises(UserError, match="kernel = 'pallas' .* is for TPU, and here is NVIDIA H100: use xla"):
+        contrastive(*args, implementation="ring", kernel="pallas")
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile", "expected"),
+    [
+        ((1024, 768), None, (256, 128)),
+        ((65536, 768), None, (256, 256)),
+        ((64, 768), None, (256, 128)),
+        ((4096, 1536), None, (128, 128)),
+        ((4096, 768), 512, (256, 256)),
+        ((4096, 768), 64, (64, 64)),
+    ],
+)
+def test_tiles_of_pallas_fit_the_fast_memory(rows, tile, expected):
+    assert pallas_tiles(*rows, tile) == expected
+
+
 def test_a_mesh_beside_the_one_that_is_set():
     with jax.set_mesh(mesh_of((8, 1, 1))), pytest.raises(UserError, match="not the one that is set"):
         contrastive(*inputs()[:4], mesh=mesh_of((2, 4, 1)))
 
 
 @KINDS
-@pytest.mark.parametrize("implementation", ["gather", "ring"])
+@TILED
 def test_rows_that_the_tensor_axis_does_not_divide(kind, implementation):
     """12 rows over 2 x 2 devices of the batch and 2 of `tensor`, which then repeat each other's work."""
     args = inputs(12)

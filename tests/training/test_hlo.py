@@ -58,3 +58,13 @@ def test_a_loop_of_unknown_length_is_refused():
 
 def test_other_platforms_estimate_nothing():
     assert Program(TEXT.replace("estimated_cycles", "else")).estimated_cycles is None
+
+
+def test_kernels_count_by_their_own_estimate():
+    kernel = (
+        '%work = f32[8,16]{1,0} custom-call(%x), backend_config={"custom_call_config":{"body":"AB", "cost_estimate":'
+    )
+    kernel += '{"flops":"11","transcendentals":"1","bytes_accessed":"13"}}}'
+    lines = [f"  {kernel}" if "%work" in line else line for line in TEXT.splitlines()]
+    assert Program("\n".join(lines)).kernel_cost == (5 * 11, 5 * 13)
+    assert Program(TEXT).kernel_cost == (0, 0)
