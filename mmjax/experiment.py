@@ -12,6 +12,7 @@ from mmjax.data.config import DataConfig
 from mmjax.errors import UserError
 from mmjax.evals.zero_shot import ZeroShotConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import MeshConfig
@@ -41,7 +42,7 @@ class Experiment:
 
     model: DualEncoderConfig
     data: DataConfig
-    objective: ContrastiveConfig = ContrastiveConfig()
+    objective: ObjectiveConfig = ContrastiveConfig()
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
@@ -103,10 +104,10 @@ def _check_parts(experiment: Experiment) -> None:
             f"model.image.stem_norm = 'batch' needs the whole batch at once, but train.accumulate = "
             f"{experiment.train.accumulate}: set it to 1, or stem_norm to 'group'"
         )
-    if experiment.objective.overlap_target and data.num_words < 1:
-        raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     if data.num_words < 0:
         raise UserError(f"data.num_words = {data.num_words} is negative: set it to 0 or more")
+    if data.num_words < experiment.objective.num_words:
+        raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:

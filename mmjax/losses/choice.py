@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from mmjax.losses.softmax import softmax_sum
 from mmjax.losses.tiles import Examples, Grid, Kernel
 from mmjax.parallel import rules
 from mmjax.parallel.collectives import Gather, Ring, Schedule
+from mmjax.parallel.mesh import ring_order
 from mmjax.types import Array, Mean
 
 Kind = Literal["sigmoid", "softmax"]
@@ -35,7 +37,6 @@ NORM_TOLERANCE = 2e-2
 
 DENSE: dict[Kind, Callable[..., Array]] = {"sigmoid": dense.sigmoid_sum, "softmax": dense.softmax_sum}
 TILED: dict[Kind, Callable[..., Array]] = {"sigmoid": sigmoid_sum, "softmax": softmax_sum}
-SCHEDULES: dict[Implementation, Callable[..., Schedule]] = {"gather": Gather, "ring": Ring}
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,10 @@ def contrastive(
     """The mean over examples of the sigmoid or softmax loss of a global batch, from L2-normalised embeddings (b, e).
 
     Row i of one side and row j of the other are a pair where their `ids` int (b,) are equal, by default where i = j;
-    otherwise `soft_targets` (b, b) in [0, 1], by default 0, say how much of a pair they are (softmax needs them
-    symmetric). An example of `weights` (b,) w counts as w examples, on both sides: 0 masks it, and its embedding may be
-    anything finite. `log_scale` and `bias` are scalars; a bias cancels out of a softmax. The formulas and their sources
-    stand in `losses.dense`. Embeddings may be bfloat16; logits and sums are float32.
+    otherwise `soft_targets` (b, b) in [0, 1], by default 0, say how much of a pair they are. An example of `weights`
+    (b,) w counts as w examples, on both sides: 0 masks it, and its embedding may be anything finite. `log_scale` and
+    `bias` are scalars; a bias cancels out of a softmax. The formulas and their sources stand in `losses.dense`.
+    Embeddings may be bfloat16; logits and sums are float32.
 
     `implementation`, of equal values and gradients:
         dense: the whole matrix of logits, rows split over the mesh; differentiated by JAX.
@@ -125,14 +126,15 @@ def _total(
     plan: _Plan, image_embed: Array, text_embed: Array, log_scale: Array, bias: Array, examples: Examples
 ) -> Array:
     """The sum of the loss on the mesh that is set, if any."""
-    implementation, axes, num_devices = _implementation(plan, *image_embed.shape)
+    implementation, axes = _implementation(plan, *image_embed.shape)
     image_embed, text_embed, examples = rules.over_rows((image_embed, text_embed, examples), axes)
     scalars = (log_scale, bias) if plan.kind == "sigmoid" else (log_scale,)
     if implementation == "dense":
         return DENSE[plan.kind](image_embed, text_embed, *scalars, examples)
-    schedule = SCHEDULES[implementation](axes, num_devices)
-    rows = len(image_embed) // num_devices, image_embed.shape[1]
-    grid = Grid.of(rules.current_mesh(), schedule, rows, plan.tile, _kernel(plan.kernel, rows[1]))
+    mesh, (num_rows, width) = rules.current_mesh(), image_embed.shape
+    schedule = _schedule(implementation, axes, rules.axis_sizes(mesh, axes))
+    rows = num_rows // schedule.num_devices, width
+    grid = Grid.of(mesh, schedule, rows, plan.tile, _kernel(plan.kernel, width))
     return TILED[plan.kind](grid, image_embed, text_embed, *scalars, examples)
 
 
@@ -148,19 +150,22 @@ def _total_set(mesh: Mesh, plan: _Plan, *args: Any) -> Array:
         return _total(plan, *args)
 
 
-def _implementation(plan: _Plan, num_rows: int, width: int) -> tuple[Implementation, tuple[str, ...], int]:
-    """Which one, the mesh axes that its rows are split over, and their size."""
+def _schedule(implementation: Implementation, axes: tuple[str, ...], sizes: tuple[int, ...]) -> Schedule:
+    return Ring(axes, ring_order(sizes)) if implementation == "ring" else Gather(axes, math.prod(sizes))
+
+
+def _implementation(plan: _Plan, num_rows: int, width: int) -> tuple[Implementation, tuple[str, ...]]:
+    """Which one, and the mesh axes that its rows are split over."""
     mesh = rules.current_mesh()
     batch_axes, all_axes = rules.row_axes(mesh, num_rows), rules.row_axes(mesh, num_rows, with_tensor=True)
     if plan.implementation != "auto":
         implementation = plan.implementation
     else:
-        implementation, reason = choose(num_rows, width, rules.axes_size(mesh, batch_axes))
+        implementation, reason = choose(num_rows, width, math.prod(rules.axis_sizes(mesh, batch_axes)))
         log.info(
             "%s loss of %d embeddings of width %d: %s, since %s", plan.kind, num_rows, width, implementation, reason
         )
-    axes = batch_axes if implementation == "dense" else all_axes
-    return implementation, axes, rules.axes_size(mesh, axes)
+    return implementation, batch_axes if implementation == "dense" else all_axes
 
 
 def _kernel(choice: KernelChoice, width: int) -> Kernel:

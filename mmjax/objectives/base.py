@@ -1,5 +1,6 @@
-"""What a pretraining recipe is to the training step: three functions and a state."""
+"""What a pretraining recipe is to the training step: a few functions and a state."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mmjax.types import Array, Batch, BatchSpec, Key, Loss
@@ -32,8 +33,26 @@ class Objective(Protocol):
         """Embeddings of each example, leading dimension `b`; `key` None means no dropout."""
         ...
 
+    def teach(self, model: Any, batch: Batch, state: ObjectiveState) -> Embeddings:
+        """What a teacher kept in `state` makes of the batch, for the loss, without gradient; {} where there is none."""
+        ...
+
     def loss(
         self, model: Any, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """The loss of the global batch, and the state for the next step."""
         ...
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a config file may put in the place of `objective`."""
+
+    @property
+    def num_words(self) -> int:
+        """The least `data.num_words` that the objective needs."""
+        return 0
+
+    def build(self) -> Objective:
+        """The objective itself."""
+        raise NotImplementedError

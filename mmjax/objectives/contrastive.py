@@ -2,19 +2,18 @@
 
 from dataclasses import dataclass
 
-import jax
-
 from mmjax.errors import UserError
 from mmjax.losses import contrastive
 from mmjax.losses.choice import Choice, KernelChoice, Kind
 from mmjax.losses.soft_targets import word_overlap
 from mmjax.models.dual_encoder import DualEncoder
-from mmjax.objectives.base import Embeddings, ObjectiveState
-from mmjax.types import Array, Batch, BatchSpec, Key, Loss
+from mmjax.objectives.base import Embeddings, ObjectiveConfig, ObjectiveState
+from mmjax.objectives.pairs import PairObjective
+from mmjax.types import Array, Batch, Key, Loss
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(ObjectiveConfig):
     """How pairs are pulled together.
 
     kind: `sigmoid` (Zhai et al. 2023) or `softmax` (Radford et al. 2021).
@@ -41,31 +40,20 @@ class ContrastiveConfig:
                 f"objective.tile = {self.tile} is negative: give the most rows of a tile, or 0 for the default"
             )
 
+    @property
+    def num_words(self) -> int:
+        return 1 if self.overlap_target else 0
+
     def build(self) -> "Contrastive":
         return Contrastive(self)
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(PairObjective):
     """Image and text of one example are positives, and so are those of examples with equal `ids`; all other pairs of
     the global batch are negatives."""
 
-    config: ContrastiveConfig
-    decomposes: bool = False
-
-    def init_state(self, model: DualEncoder, batch_spec: BatchSpec) -> ObjectiveState:
-        """Nothing is carried from step to step."""
-        return {}
-
-    def encode(self, model: DualEncoder, batch: Batch, key: Key | None) -> Embeddings:
-        """L2-normalised `image` and `text` (b, e)."""
-        image_key, text_key = (None, None) if key is None else jax.random.split(key)
-        # The names are those under which a profiler shows the time of each tower.
-        with jax.named_scope("image_tower"):
-            image_embed, _ = model.encode_image(batch["image"], image_key)
-        with jax.named_scope("text_tower"):
-            text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"], text_key)
-        return {"image": image_embed, "text": text_embed}
+    config: ContrastiveConfig = ContrastiveConfig()
 
     def loss(
         self, model: DualEncoder, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None

@@ -5,12 +5,13 @@ a device has of columns is cut into tiles: arrays (tiles, rows of a tile, ...). 
 column, to which every device adds its part; at the end each device has the complete sums of its own columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
@@ -56,7 +57,12 @@ class Ring:
     """
 
     axes: tuple[str, ...]
-    num_devices: int
+    order: tuple[int, ...]
+    """The devices along the axes in the order in which tiles pass them."""
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.order)
 
     def __call__(self, visit: Visit, kept: Any, columns: Tiles, sums: Tiles, combine: Combine) -> tuple[Any, Tiles]:
         """Every device needs the same number of tiles, two or more unless it is alone."""
@@ -65,14 +71,14 @@ class Ring:
             return _visit_all(visit, kept, columns, sums, lambda tile: Place(jnp.zeros_like(tile), tile))
         if num_tiles < 2:
             raise ValueError("a ring of several devices needs two tiles or more: one travels while one is visited")
-        last, here = num_tiles - 1, jax.lax.axis_index(self.axes)
+        last, here = num_tiles - 1, _looked_up(np.argsort(self.order), jax.lax.axis_index(self.axes))
 
         def step(count: Array, carry: tuple[Any, Tiles, Tiles]) -> tuple[Any, Tiles, Tiles]:
             kept, columns, sums = carry
             turn, visited = jnp.divmod(count, num_tiles)
             leaving = (count - 1) % num_tiles
             # The last tile leaves before its first visit, so it is one device further.
-            home = (here - turn - jnp.where(visited == last, 1, 0)) % self.num_devices
+            home = _looked_up(self.order, (here - turn - jnp.where(visited == last, 1, 0)) % self.num_devices)
             # All reads come before all writes, or the compiler would copy the whole arrays.
             tile, tile_sums, *gone = jax.lax.optimization_barrier(
                 (take(columns, visited), take(sums, visited), take(columns, leaving), take(sums, leaving))
@@ -86,7 +92,7 @@ class Ring:
         return kept, sums
 
     def _pass_on(self, tree: Any) -> Any:
-        to_next = [(device, (device + 1) % self.num_devices) for device in range(self.num_devices)]
+        to_next = list(zip(self.order, self.order[1:] + self.order[:1], strict=True))
         return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axes, to_next), tree)
 
 
@@ -148,6 +154,12 @@ def _visit_all(
         return kept, put(sums, tile_sums, count)
 
     return jax.lax.fori_loop(0, _length(columns), step, (kept, sums))
+
+
+def _looked_up(numbers: Sequence[int] | np.ndarray, index: Array) -> Array:
+    """`numbers[index]`, without a table where each number is its own index."""
+    table = np.asarray(numbers, np.int32)
+    return index if np.array_equal(table, np.arange(len(table))) else jnp.asarray(table)[index]
 
 
 def _length(tiles: Tiles) -> int:

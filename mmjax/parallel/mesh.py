@@ -77,10 +77,44 @@ def neighbour_cycle(devices: Sequence[Any]) -> list[Any] | None:
     if rows % 2 or columns < 2 or rows * columns != len(places) or len(places) != len(devices):
         return None
     ordered = sorted(places)
-    grid = [ordered[row * columns : (row + 1) * columns] for row in range(rows)]
+    return [places[ordered[cell]] for cell in _grid_cycle(rows, columns)]
+
+
+def ring_order(sizes: Sequence[int]) -> tuple[int, ...]:
+    """The devices of a mesh of these `sizes`, counted along its axes, in the order in which a ring visits them.
+
+    Each is one step along one axis from the next, and the last from the first, so that what travels goes from neighbour
+    to neighbour where the axes of the mesh are those of the slice. Of one axis, or of odd sizes, they are as counted.
+    """
+    rows, *others = [size for size in sizes if size > 1] or [1]
+    columns = math.prod(others)
+    path = _snake(others)
+    if columns > 1 and rows % 2 == 0:
+        cycle = _grid_cycle(rows, columns)
+        return tuple(cell // columns * columns + path[cell % columns] for cell in cycle)
+    if columns > 1 and columns % 2 == 0:
+        cycle = _grid_cycle(columns, rows)
+        return tuple(cell % rows * columns + path[cell // rows] for cell in cycle)
+    return tuple(range(rows * columns))
+
+
+def _grid_cycle(rows: int, columns: int) -> list[int]:
+    """Cells of a grid of an even number of rows, counted along them: neighbours follow each other, and it closes."""
     # Back and forth over all columns but the first, and home through that.
-    there = [place for row, line in enumerate(grid) for place in (line[1:] if row % 2 == 0 else line[:0:-1])]
-    return [places[place] for place in there + [line[0] for line in reversed(grid)]]
+    there = [
+        row * columns + (column if row % 2 == 0 else columns - column)
+        for row in range(rows)
+        for column in range(1, columns)
+    ]
+    return there + [row * columns for row in reversed(range(rows))]
+
+
+def _snake(sizes: Sequence[int]) -> list[int]:
+    """Cells of a grid, counted along its last axis, as a path of neighbours: each line goes on where the last ended."""
+    if not sizes:
+        return [0]
+    line, inner = _snake(sizes[1:]), math.prod(sizes[1:])
+    return [row * inner + cell for row in range(sizes[0]) for cell in (line if row % 2 == 0 else line[::-1])]
 
 
 def _written(sizes: Sequence[int]) -> str:

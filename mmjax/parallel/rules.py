@@ -108,12 +108,13 @@ def row_axes(mesh: AnyMesh | None, num_rows: int, *, with_tensor: bool = False) 
     if mesh is None:
         return ()
     everywhere = (*BATCH_AXES, TENSOR_AXIS)
-    return everywhere if with_tensor and num_rows % axes_size(mesh, everywhere) == 0 else BATCH_AXES
+    divides = num_rows % math.prod(axis_sizes(mesh, everywhere)) == 0
+    return everywhere if with_tensor and divides else BATCH_AXES
 
 
-def axes_size(mesh: AnyMesh | None, axes: tuple[str, ...]) -> int:
-    """How many devices there are along `axes`."""
-    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
+def axis_sizes(mesh: AnyMesh | None, axes: tuple[str, ...]) -> tuple[int, ...]:
+    """How many devices there are along each of `axes`."""
+    return () if mesh is None else tuple(mesh.shape[axis] for axis in axes)
 
 
 def over_rows(tree: Any, axes: tuple[str, ...]) -> Any:
@@ -125,7 +126,7 @@ def over_rows(tree: Any, axes: tuple[str, ...]) -> Any:
 
 def batch_divisor(mesh: AnyMesh | None) -> int:
     """How many ways the batch is split: its size must be a multiple of this."""
-    return axes_size(mesh, BATCH_AXES)
+    return math.prod(axis_sizes(mesh, BATCH_AXES))
 
 
 def _refuse_collision(dims: str) -> None:

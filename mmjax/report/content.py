@@ -15,6 +15,7 @@ SETTINGS = {
     "data.split": "Split",
     "data.batch_size": "Batch size",
     "data.tokenizer": "Tokenizer",
+    "objective.class": "Objective",
     "objective.kind": "Loss",
     "train.num_steps": "Steps",
     "train.seed": "Seed",

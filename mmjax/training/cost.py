@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from mmjax.objectives.base import ObjectiveState
 from mmjax.training.flops import TRAIN_PER_FORWARD, count_flops
 from mmjax.training.logs import Cost
 from mmjax.training.peak import peak_flops_per_sec
@@ -16,29 +17,34 @@ from mmjax.types import Batch, Params
 def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
     """The cost of one step of `program`; call it under the mesh.
 
-    The step is counted as three forward passes, whatever rematerialisation or cached embeddings compute again. Dropped
-    patches are not computed and not counted.
+    The step is counted as three forward passes, whatever rematerialisation or cached embeddings compute again; but a
+    teacher, which has no gradient, as one. Dropped patches are not computed and not counted.
     """
     batch, state, objective = program.batch_spec, program.abstract_state, program.objective
     key = jax.random.key(0)
 
-    def flops(forward: Callable[[Any, Batch], Any]) -> int:
-        def of_params(params: Params, batch: Batch) -> Any:
-            return forward(nnx.merge(program.model.graphdef, params), batch)
+    def flops(forward: Callable[[Any, Batch, ObjectiveState], Any]) -> int:
+        def of_params(params: Params, batch: Batch, carried: ObjectiveState) -> Any:
+            return forward(nnx.merge(program.model.graphdef, params), batch, carried)
 
-        return count_flops(of_params, state.params, batch)
+        return count_flops(of_params, state.params, batch, state.objective)
 
-    def image_tower(model: Any, batch: Batch) -> Any:
+    def image_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return model.encode_image(batch["image"], key)
 
-    def text_tower(model: Any, batch: Batch) -> Any:
+    def text_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return model.encode_text(batch["text_ids"], batch["text_mask"], key)
 
-    def up_to_loss(model: Any, batch: Batch) -> Any:
-        return objective.loss(model, objective.encode(model, batch, key), batch, state.objective, key)
+    def teacher(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
+        return objective.teach(model, batch, carried)
+
+    def up_to_loss(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
+        return objective.loss(model, objective.encode(model, batch, key), batch, carried, key)
 
     batch_size = batch["image"].shape[0]
     towers = {"image": flops(image_tower) // batch_size, "text": flops(text_tower) // batch_size}
     devices = list(jax.sharding.get_mesh().devices.flat)
     peak = peak_flops_per_sec(devices[0].device_kind, len(devices), peak_override)
-    return Cost(batch_size, towers, TRAIN_PER_FORWARD * flops(up_to_loss), peak.flops_per_sec)
+    taught = flops(teacher)
+    total = TRAIN_PER_FORWARD * (flops(up_to_loss) - taught) + taught
+    return Cost(batch_size, towers, total, peak.flops_per_sec)

@@ -17,7 +17,9 @@ def sigmoid(image, text, log_scale, bias, ids, weights, soft_targets=None) -> fl
 
 def softmax(image, text, log_scale, bias, ids, weights, soft_targets=None) -> float:
     targets = _targets(ids, soft_targets)
-    return (_one_way(image, text, log_scale, targets, weights) + _one_way(text, image, log_scale, targets, weights)) / 2
+    return (
+        _one_way(image, text, log_scale, targets, weights) + _one_way(text, image, log_scale, targets.T, weights)
+    ) / 2
 
 
 def _one_way(rows, columns, log_scale, targets, weights) -> float:

@@ -1,11 +1,13 @@
-"""The order of chips in a mesh of one axis: each is linked to the next."""
+"""The order of chips in a mesh, and of devices in a ring: each is linked to the next."""
 
+import math
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from mmjax.parallel.mesh import neighbour_cycle
+from mmjax.parallel.mesh import neighbour_cycle, ring_order
 
 
 def chips(*sizes: int) -> list[SimpleNamespace]:
@@ -26,6 +28,20 @@ def test_each_chip_is_a_neighbour_of_the_next(sizes):
 @pytest.mark.parametrize("sizes", [(3, 4, 1), (4, 1, 1), (2, 2, 2)], ids=str)
 def test_no_cycle_is_made_of_other_slices(sizes):
     assert neighbour_cycle(chips(*sizes)) is None
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 1), (2, 3, 1), (3, 2, 1), (2, 2, 2), (3, 4, 5), (4, 1, 3)], ids=str)
+def test_a_ring_goes_one_step_along_one_axis_at_a_time(sizes):
+    order = ring_order(sizes)
+    assert sorted(order) == list(range(math.prod(sizes)))
+    places = np.stack(np.unravel_index(order, sizes), axis=1)
+    steps = np.abs(places - np.roll(places, -1, axis=0)).sum(axis=1)
+    assert np.all(steps == 1)
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (5, 1, 1), (3, 5, 1)], ids=str)
+def test_other_rings_keep_their_order(sizes):
+    assert ring_order(sizes) == tuple(range(math.prod(sizes)))
 
 
 def test_a_part_of_a_slice_and_devices_without_places_keep_their_order():
