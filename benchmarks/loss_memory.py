@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(line(list(COLUMNS.values())), line(["---"] * len(COLUMNS)), sep="\n")
     for case in cases(options):
         rows.append(measure(case, options.tile, options.kernel))
-        print(line([written(name, rows[-1][name]) for name in COLUMNS]), flush=True)
+        print(line([written(name, rows[-1]) for name in COLUMNS]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
 
@@ -124,7 +124,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
 
 
 def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any]:
-    """A row of the table; where the compiler finds no room, its figures are None and `error` says what it said."""
+    """A row of the table; where the compiler finds no room, its figures are None and `error` has its words."""
 
     def loss(image_embed: Any, text_embed: Any, log_scale: Any, bias: Any) -> Any:
         options: Any = {"kind": case.loss, "implementation": case.implementation, "tile": tile, "kernel": kernel}
@@ -143,6 +143,8 @@ def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
             row["error"] = " ".join(str(error).split())[:300]
             return row
         row["compile_secs"] = time.perf_counter() - start
@@ -161,9 +163,10 @@ def kernel_cycles(cost: KernelCost, topology: str) -> float | None:
     return V5E_CLOCK * max(FLOAT32_PASSES * cost.flops / V5E_FLOPS, cost.num_bytes / V5E_BYTES)
 
 
-def written(name: str, value: Any) -> str:
+def written(name: str, row: dict[str, Any]) -> str:
+    value = row[name]
     if value is None:
-        return "-"
+        return "does not fit" if name == "peak_bytes" else "-"
     if name in UNITS:
         return f"{value / UNITS[name]:,.2f}"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

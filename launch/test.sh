@@ -27,7 +27,7 @@ check "lint-imports" "$VENV/bin/lint-imports"
 if command -v shellcheck >/dev/null; then
   check "shellcheck" shellcheck --external-sources launch/*.sh .ci/run
 fi
-check "pytest" "$VENV/bin/python" -m pytest -q --durations=10 --junitxml=runs/tests.xml "$@"
+check "pytest" "$VENV/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --junitxml=runs/tests.xml "$@"
 
 [ ${#FAILED[@]} -eq 0 ] || { echo "Failed: ${FAILED[*]}" >&2; exit 1; }
 echo "All checks passed."

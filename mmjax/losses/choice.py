@@ -29,7 +29,7 @@ KernelChoice = Literal["auto", "xla", "pallas"]
 DENSE_BYTES = 32 * 2**20
 """Logits of a device up to which `auto` takes `dense`."""
 GATHER_BYTES = 256 * 2**20
-"""Columns of all devices and their gradient, on each device, up to which `auto` takes `gather`."""
+"""Columns of all devices and their gradient, on each device, up to which `auto` takes `gather` where it may."""
 LANES = 128
 """Numbers side by side in a register of a TPU."""
 NORM_TOLERANCE = 2e-2
@@ -105,11 +105,12 @@ class _Plan:
     kernel: KernelChoice
 
 
-def choose(num_rows: int, width: int, num_devices: int) -> tuple[Implementation, str]:
+def choose(num_rows: int, width: int, num_devices: int, device_kind: str) -> tuple[Implementation, str]:
     """The implementation for a global batch of `num_rows` embeddings, and the reason in words.
 
     The simplest whose memory is no burden: `dense` while the logits of a device are small, `gather` while all columns
-    are, and otherwise `ring`. One device has nobody to pass tiles to.
+    are, and otherwise `ring`. On TPU the ring follows at once, since only it sends while it computes. One device has
+    nobody to pass tiles to.
     """
     logits = 4 * num_rows * (num_rows // num_devices)
     columns = 2 * 4 * num_rows * width
@@ -117,6 +118,8 @@ def choose(num_rows: int, width: int, num_devices: int) -> tuple[Implementation,
         return "dense", f"the logits of a device take {_mib(logits)}, at most {_mib(DENSE_BYTES)}"
     if num_devices == 1:
         return "gather", f"the logits would take {_mib(logits)}, and one device has all columns"
+    if device_kind.startswith("TPU"):
+        return "ring", f"the logits of a device would take {_mib(logits)}, and TPUs send tiles while they compute"
     if columns <= GATHER_BYTES:
         return "gather", f"all columns and their gradient take {_mib(columns)}, at most {_mib(GATHER_BYTES)}"
     return "ring", f"all columns and their gradient would take {_mib(columns)} on every device"
@@ -161,7 +164,8 @@ def _implementation(plan: _Plan, num_rows: int, width: int) -> tuple[Implementat
     if plan.implementation != "auto":
         implementation = plan.implementation
     else:
-        implementation, reason = choose(num_rows, width, math.prod(rules.axis_sizes(mesh, batch_axes)))
+        num_devices = math.prod(rules.axis_sizes(mesh, batch_axes))
+        implementation, reason = choose(num_rows, width, num_devices, rules.device_kind(mesh))
         log.info(
             "%s loss of %d embeddings of width %d: %s, since %s", plan.kind, num_rows, width, implementation, reason
         )

@@ -63,8 +63,10 @@ def similarities(row_embed: Array, column_embed: Array) -> Array:
 
 def targets(logits: Array, examples: Examples) -> Array:
     """Float32 (i, j): 1 where row i and column j belong together, otherwise what the soft targets say, or 0."""
-    ids = jnp.arange(logits.shape[0]) if examples.ids is None else examples.ids
-    same = ids[:, None] == rules.gather(ids, "j")
+    columns = jnp.arange(logits.shape[0]) if examples.ids is None else rules.gather(examples.ids, "j")
+    # Rows must be split as those of the logits are, or every device would compare all with all.
+    rows = rules.gather(columns, "b") if examples.ids is None else examples.ids
+    same = rows[:, None] == columns
     others = jnp.zeros(()) if examples.soft_targets is None else examples.soft_targets.astype(jnp.float32)
     return jnp.where(same, 1.0, jax.lax.stop_gradient(others))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mmjax.losses.dense import MASKED
 from mmjax.losses.row_tiles import Scalars, Sums
 from mmjax.losses.tiles import Examples, Grid, Side, product
+from mmjax.parallel.collectives import add_up
 from mmjax.types import Array
 
 
@@ -25,24 +26,30 @@ class _Normaliser(NamedTuple):
         return _Normaliser(largest, self.total * jnp.exp(self.largest - largest) + jnp.sum(shares, axis=axis))
 
 
-class _Statistics(NamedTuple):
-    """Of one row, or of one column: its normaliser, and the sums of target x w x logit and of target x w."""
+class _Hits(NamedTuple):
+    """Of one row, or of one column: the sums of target x w x logit and of target x w."""
 
-    normaliser: _Normaliser
-    hits: Array
+    sum: Array
     mass: Array
 
+
+class _Statistics(NamedTuple):
+    """Of one row, or of one column; `hits` may be left out."""
+
+    normaliser: _Normaliser
+    hits: _Hits | None
+
     @classmethod
-    def start(cls, zeros: Array) -> "_Statistics":
-        return cls(_Normaliser(zeros + MASKED, zeros), zeros, zeros)
+    def start(cls, zeros: Array, *, with_hits: bool = True) -> "_Statistics":
+        return cls(_Normaliser(zeros + MASKED, zeros), _Hits(zeros, zeros) if with_hits else None)
 
     def add(self, logits: Array, counted: Array, targets: Array, weights: Array, axis: int) -> "_Statistics":
+        normaliser = self.normaliser.add(jnp.where(counted, logits, MASKED), weights, axis)
+        if self.hits is None:
+            return _Statistics(normaliser, None)
         targets = targets * weights
-        return _Statistics(
-            self.normaliser.add(jnp.where(counted, logits, MASKED), weights, axis),
-            self.hits + jnp.sum(targets * logits, axis=axis),
-            self.mass + jnp.sum(targets, axis=axis),
-        )
+        hits, mass = jnp.sum(targets * logits, axis=axis), jnp.sum(targets, axis=axis)
+        return _Statistics(normaliser, _Hits(self.hits.sum + hits, self.hits.mass + mass))
 
 
 class _Known(NamedTuple):
@@ -53,12 +60,12 @@ class _Known(NamedTuple):
     inverse_mass: Array
 
     @classmethod
-    def of(cls, seen: _Statistics) -> "_Known":
+    def of(cls, normaliser: _Normaliser, mass: Array) -> "_Known":
         """A row that does not count may have no mass, and where nothing counts there is no total."""
-        return cls(seen.normaliser.largest, *(jnp.where(x > 0, 1 / x, 0) for x in (seen.normaliser.total, seen.mass)))
+        return cls(normaliser.largest, *(jnp.where(x > 0, 1 / x, 0) for x in (normaliser.total, mass)))
 
     def losses(self, hits: Array) -> Array:
-        """Cross-entropies."""
+        """Cross-entropies, from the sums of `_Hits`."""
         return (
             self.largest - hits * self.inverse_mass - jnp.log(jnp.where(self.inverse_total > 0, self.inverse_total, 1))
         )
@@ -96,12 +103,16 @@ def _forward(
                 sums.columns.add(logits, weights[0] > 0, targets, weights[0], axis=0),
             )
 
-        start = Sums(_Statistics.start(grid.rows.full(0)), _Statistics.start(grid.columns.full(0)))
+        # Examples of one id have one mass, and between them the hits of their columns are those of their rows. So the
+        # sum over all examples needs the rows' alone, unless soft targets tell the sides apart.
+        two_sided = examples.soft_targets is not None
+        start = Sums(_Statistics.start(grid.rows.full(0)), _Statistics.start(grid.columns.full(0), with_hits=two_sided))
         sums = grid.sweep(pair, (jnp.exp(log_scale),), image, text, examples, start, combine=_combine)
         rows, columns = jax.tree.map(grid.rows.join, sums.rows), jax.tree.map(grid.columns.join, sums.columns)
         weights = 1.0 if examples.weights is None else examples.weights
-        known = _Known.of(rows), _Known.of(columns)
-        losses = known[0].losses(rows.hits) + known[1].losses(columns.hits)
+        hits = rows.hits, columns.hits if two_sided else rows.hits
+        known = _Known.of(rows.normaliser, hits[0].mass), _Known.of(columns.normaliser, hits[1].mass)
+        losses = known[0].losses(hits[0].sum) + known[1].losses(hits[1].sum)
         return jnp.sum(weights * losses) / 2, known
 
     total, known = grid.run(local, image_embed, text_embed, log_scale, examples)
@@ -149,8 +160,8 @@ def _pair(row: Side, column: Side, targets: Array, scale: Array) -> tuple[Array,
 
 def _combine(columns: _Statistics, axes: tuple[str, ...]) -> _Statistics:
     """The statistics (devices, tiles, t) that each device made of all columns, put together for its own columns."""
-    normaliser, hits, mass = columns
+    normaliser = columns.normaliser
     largest = jax.lax.pmax(normaliser.largest, axes)
     total = normaliser.total * jnp.exp(normaliser.largest - largest)
-    total, hits, mass = (jax.lax.psum_scatter(x, axes) for x in (total, hits, mass))
-    return _Statistics(_Normaliser(largest[jax.lax.axis_index(axes)], total), hits, mass)
+    total, hits = add_up((total, columns.hits), axes)
+    return _Statistics(_Normaliser(largest[jax.lax.axis_index(axes)], total), hits)

@@ -181,13 +181,13 @@ def _ceil(number: int, divisor: int) -> int:
 
 def xla_tiles(num_rows: int, device_kind: str) -> tuple[int, int]:
     """The most rows and the most columns of a tile where a device has `num_rows`: an eighth and a sixteenth of them,
-    128 to 512; on a CPU 512.
+    128 to 512; on a CPU 256 and 512.
 
     Columns on their way should take little beside what stays, but a product of two tiles should not be short (a CPU
     minds that sooner than the matrix unit of a TPU), and their logits should not leave the fast memory.
     """
     if device_kind == "cpu":
-        return 512, 512
+        return 256, 512
     rows, columns = (min(max(num_rows // parts, 128), 512) for parts in (8, 16))
     return rows, columns
 

@@ -49,6 +49,33 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How numbers of columns, (t,) or (tiles, t), share one array a type: one small collective in place of several."""
+
+    structure: Any
+    types: tuple[Any, ...]
+    """Of each leaf; None of one that stays as it is."""
+
+    @classmethod
+    def of(cls, tiles: Tiles) -> "Packing":
+        leaves, structure = jax.tree.flatten(tiles)
+        return cls(structure, tuple(leaf.dtype if leaf.ndim == 2 else None for leaf in leaves))
+
+    def pack(self, tree: Any) -> Any:
+        """(the leaves that stay, {type: its numbers (..., k, t)})."""
+        leaves = list(zip(self.types, jax.tree.leaves(tree), strict=True))
+        numbers = dict.fromkeys(kind for kind in self.types if kind is not None)
+        stacks = {str(kind): jnp.stack([x for k, x in leaves if k == kind], axis=-2) for kind in numbers}
+        return [x for kind, x in leaves if kind is None], stacks
+
+    def unpack(self, packed: Any) -> Any:
+        """The inverse of `pack`."""
+        whole, stacks = iter(packed[0]), {name: iter(jnp.moveaxis(x, -2, 0)) for name, x in packed[1].items()}
+        leaves = [next(whole) if kind is None else next(stacks[str(kind)]) for kind in self.types]
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+@dataclass(frozen=True)
 class Ring:
     """Tiles go from device to device and come home after a round.
 
@@ -69,6 +96,8 @@ class Ring:
         num_tiles = _length(columns)
         if self.num_devices == 1:
             return _visit_all(visit, kept, columns, sums, lambda tile: Place(jnp.zeros_like(tile), tile))
+        packings = Packing.of(columns), Packing.of(sums)
+        columns, sums = packings[0].pack(columns), packings[1].pack(sums)
         if num_tiles < 2:
             raise ValueError("a ring of several devices needs two tiles or more: one travels while one is visited")
         last, here = num_tiles - 1, _looked_up(np.argsort(self.order), jax.lax.axis_index(self.axes))
@@ -84,12 +113,13 @@ class Ring:
                 (take(columns, visited), take(sums, visited), take(columns, leaving), take(sums, leaving))
             )
             arrived, arrived_sums = self._pass_on(gone)
+            tile, tile_sums = packings[0].unpack(tile), packings[1].unpack(tile_sums)
             kept, tile_sums = visit(kept, tile, tile_sums, Place(home, visited))
-            sums = put(put(sums, tile_sums, visited), arrived_sums, leaving)
+            sums = put(put(sums, packings[1].pack(tile_sums), visited), arrived_sums, leaving)
             return kept, put(columns, arrived, leaving), sums
 
         kept, _, sums = jax.lax.fori_loop(0, self.num_devices * num_tiles, step, (kept, columns, sums))
-        return kept, sums
+        return kept, packings[1].unpack(sums)
 
     def _pass_on(self, tree: Any) -> Any:
         to_next = list(zip(self.order, self.order[1:] + self.order[:1], strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.objectives.contrastive import Contrastive
+from mmjax.objectives.contrastive import Contrastive, ContrastiveConfig
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training import gradients
@@ -70,6 +70,22 @@ def test_the_second_pass_drops_what_the_first_dropped(whole: Any) -> None:
     dropped = gradient_of(toy.SIGMOID, 2, build=build)
     assert_equal(dropped, gradient_of(InMicrobatches(toy.SIGMOID.config), 1, build=build))
     assert above(relative_errors(dropped, whole), 0.1)
+
+
+@dataclass(frozen=True)
+class Rematerialised(Contrastive):
+    """Keeps nothing of the towers for the backward pass."""
+
+    def encode(self, model: Any, batch: Batch, key: Key | None) -> dict[str, Any]:
+        return jax.checkpoint(lambda: super(Rematerialised, self).encode(model, batch, key))()
+
+
+def test_the_same_with_sharded_parameters_and_rematerialised_towers() -> None:
+    """Dropout in microbatches, recomputed, on a mesh of three axes: the gradient of all at once on one device."""
+    build = toy.build(dropout_rate=0.5)
+    ring = Rematerialised(ContrastiveConfig("softmax", implementation="ring", tile=3))
+    dense = InMicrobatches(ContrastiveConfig("softmax", implementation="dense"))
+    assert_equal(gradient_of(ring, 2, MESH, build), gradient_of(dense, 1, build=build))
 
 
 @dataclass(frozen=True)
