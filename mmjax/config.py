@@ -8,6 +8,7 @@ wrong. Where a field is declared with a base class, the dict names the class tha
 import dataclasses
 import difflib
 import importlib
+import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> 
     """
     values = dict(values)
     cls = _load_class(values.pop(CLASS_KEY), path) if CLASS_KEY in values else cls
+    if inspect.isabstract(cls):
+        raise UserError(f"{path}.{CLASS_KEY} is missing: name the config class that is meant as module:Class")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:

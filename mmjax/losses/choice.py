@@ -71,10 +71,11 @@ def contrastive(
         ring: tiles of columns travel around the mesh; memory grows with neither the mesh nor the logits.
         auto: one of them by sizes; the log says which and why.
 
-    `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring;
-    by default it follows from the rows of a device (`tiles.xla_tiles`, `tiles.pallas_tiles`). `kernel` is what computes
-    a tile: XLA's fusions, or one Pallas kernel (`row_tiles.PallasKernel`), which `auto` takes on TPU where the width is
-    a multiple of 128; on CPU it is interpreted, for tests.
+    `mesh` is by default the one that is set (`jax.set_mesh`); `tile` is the most rows of a tile, for gather and ring
+    (the Pallas kernel rounds it up to 16, and down to what fits); by default it follows from the rows of a device
+    (`tiles.xla_tiles`, `tiles.pallas_tiles`). `kernel` is what computes a tile: XLA's fusions, or one Pallas kernel
+    (`row_tiles.PallasKernel`), which `auto` takes on TPU where the width is a multiple of 128; on CPU it is
+    interpreted, for tests.
     `debug` refuses embeddings that count and whose norm is not 1: when the function runs, if that is compiled.
 
     Differentiable by the embeddings, `log_scale` and `bias`; all else is constant.

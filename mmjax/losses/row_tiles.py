@@ -85,7 +85,7 @@ class PallasKernel:
         return jax.tree.map(_in_lanes, rows)
 
     def restore(self, rows: Tiles) -> Tiles:
-        return jax.tree.map(lambda x: x[:, 0] if x.shape[1] == 1 else x, rows)
+        return jax.tree.map(lambda x: x[:, 0] if _is_in_lanes(x) else x, rows)
 
     def __call__(self, meet: Meet, scalars: Scalars, rows: Tiles, column: Tile, sums: Sums) -> Sums:
         columns, column_sums = jax.tree.map(lambda x: _in_lanes(x[None]), (column, sums.columns))

@@ -1,5 +1,6 @@
 """What a pretraining recipe is to the training step: a few functions and a state."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(ABC):
     """What a config file may put in the place of `objective`."""
 
     @property
@@ -53,6 +54,6 @@ class ObjectiveConfig:
         """The least `data.num_words` that the objective needs."""
         return 0
 
+    @abstractmethod
     def build(self) -> Objective:
         """The objective itself."""
-        raise NotImplementedError

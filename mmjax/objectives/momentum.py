@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from mmjax.errors import UserError
@@ -70,7 +71,9 @@ class Momentum(PairObjective):
         self, model: DualEncoder, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """First the teacher moves and embeds the batch, then the loss is taken over the queue with this batch in it."""
-        state = {**state, "teacher": self._moved(state["teacher"], jax.lax.stop_gradient(_params(model)))}
+        params = jax.lax.stop_gradient(_params(model))
+        teacher = optax.incremental_update(params, state["teacher"], 1 - self.config.momentum)
+        state = {**state, "teacher": teacher}
         taught = self.teach(model, batch, state)
         queue = state["queue"].push(taught["image"], taught["text"], batch["ids"], batch["weights"])
         mean = momentum_contrastive(
@@ -85,10 +88,6 @@ class Momentum(PairObjective):
             distillation=self._distillation(state["step"]),
         )
         return Loss(mean, {"momentum": mean}), {**state, "queue": queue, "step": state["step"] + 1}
-
-    def _moved(self, teacher: Any, params: Any) -> Any:
-        kept = self.config.momentum
-        return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, teacher, params)
 
     def _distillation(self, step: Array) -> Array:
         if not self.config.distillation_steps:

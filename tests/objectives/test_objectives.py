@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 
 from mmjax import config
 from mmjax.errors import UserError
-from mmjax.experiment import Experiment
 from mmjax.losses import contrastive, ranking
 from mmjax.losses.chunked import chunked_sigmoid
 from mmjax.losses.info_nce import info_nce
 from mmjax.losses.momentum import Queue, momentum_contrastive
+from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.chunked import ChunkedConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.objectives.info_nce import InfoNCEConfig
@@ -142,11 +142,10 @@ def test_a_teacher_costs_one_forward_pass(momentum: Any) -> None:
     with jax.set_mesh(mesh):
         costs = [step_cost(p, 1.0) for p in (program, plain)]
         towers = [sum(cost.tower_flops.values()) * cost.batch_size for cost in costs]
-        loss = 2 * 3 * 2 * toy.NUM_ROWS**2 * toy.WIDTH
-        # The momentum loss compares with three batches, once each way, and once more for the teacher.
-        compared = 3 * 4 * 3 * 2 * toy.NUM_ROWS**2 * toy.WIDTH
-    assert costs[1].step_flops == 3 * towers[1] + loss / 2
-    assert costs[0].step_flops == 4 * towers[0] + compared
+    product = 2 * toy.NUM_ROWS**2 * toy.WIDTH
+    assert costs[1].step_flops == 3 * (towers[1] + product)
+    # Two sides of the student and of the teacher are compared with three batches.
+    assert costs[0].step_flops == (3 + 1) * towers[0] + 3 * (2 + 2) * 3 * product
 
 
 def test_distillation_grows() -> None:
@@ -177,7 +176,11 @@ def test_options_that_mean_nothing_are_refused(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("objective", CONFIGS.values(), ids=CONFIGS)
 def test_a_config_names_its_objective(objective: Any) -> None:
-    values = config.to_dict(objective, Experiment.__dataclass_fields__["objective"].type)
-    values = {"objective": values}
-    assert values["objective"]["class"].endswith(f":{type(objective).__name__}")
-    assert config.from_dict(type(objective), values["objective"]) == objective
+    values = config.to_dict(objective, ObjectiveConfig)
+    assert values["class"].endswith(f":{type(objective).__name__}")
+    assert config.from_dict(ObjectiveConfig, values) == objective
+
+
+def test_a_config_without_the_name_of_its_objective_is_refused() -> None:
+    with pytest.raises(UserError, match="config.objective.class is missing: name the config class"):
+        config.from_dict(ObjectiveConfig, {"kind": "softmax"}, "config.objective")
