@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.losses.row_tiles import Scalars, Sums
-from mmjax.losses.tiles import Examples, Grid, Side, product
+from mmjax.losses.tiles import Examples, Grid, Side, product, weighted
 from mmjax.types import Array
 
 
@@ -78,8 +78,8 @@ sigmoid_sum.defvjp(_forward, _backward)
 def _pair(row: Side, column: Side, targets: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
     """Logits (i, j), weighted losses, and their derivatives by the logits."""
     logits = scale * product("ie,je->ij", row.embed, column.embed) + bias
-    weights = row.weights[:, None] * column.weights
     odds = jnp.exp(-jnp.abs(logits))
     losses = jnp.maximum(logits, 0) - targets * logits + jnp.log1p(odds)
     shares = jnp.where(logits >= 0, 1, odds) / (1 + odds)
-    return logits, weights * losses, weights * (shares - targets)
+    weights = row.weights, column.weights
+    return logits, weighted(losses, *weights), weighted(shares - targets, *weights)

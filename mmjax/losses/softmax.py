@@ -8,9 +8,12 @@ import jax.numpy as jnp
 
 from mmjax.losses.dense import MASKED
 from mmjax.losses.row_tiles import Scalars, Sums
-from mmjax.losses.tiles import Examples, Grid, Side, product
+from mmjax.losses.tiles import Examples, Grid, Side, product, weighted
 from mmjax.parallel.collectives import add_up
 from mmjax.types import Array
+
+Weights = tuple[Array | None, Array | None]
+"""Of the rows and of the columns of a tile, as `weighted` takes them."""
 
 
 class _Normaliser(NamedTuple):
@@ -19,10 +22,11 @@ class _Normaliser(NamedTuple):
     largest: Array
     total: Array
 
-    def add(self, logits: Array, weights: Array, axis: int) -> "_Normaliser":
-        """With more logits, of which those of weight 0 are `MASKED`, along `axis`."""
+    def add(self, logits: Array, weights: Weights, axis: int) -> "_Normaliser":
+        """With more logits along `axis`."""
+        logits = _masked(logits, weights)
         largest = jnp.maximum(self.largest, jnp.max(logits, axis=axis))
-        shares = weights * jnp.exp(logits - jnp.expand_dims(largest, axis))
+        shares = weighted(jnp.exp(logits - jnp.expand_dims(largest, axis)), *weights)
         return _Normaliser(largest, self.total * jnp.exp(self.largest - largest) + jnp.sum(shares, axis=axis))
 
 
@@ -43,11 +47,11 @@ class _Statistics(NamedTuple):
     def start(cls, zeros: Array, *, with_hits: bool = True) -> "_Statistics":
         return cls(_Normaliser(zeros + MASKED, zeros), _Hits(zeros, zeros) if with_hits else None)
 
-    def add(self, logits: Array, counted: Array, targets: Array, weights: Array, axis: int) -> "_Statistics":
-        normaliser = self.normaliser.add(jnp.where(counted, logits, MASKED), weights, axis)
+    def add(self, logits: Array, targets: Array, weights: Weights, axis: int) -> "_Statistics":
+        normaliser = self.normaliser.add(logits, weights, axis)
         if self.hits is None:
             return _Statistics(normaliser, None)
-        targets = targets * weights
+        targets = weighted(targets, *weights)
         hits, mass = jnp.sum(targets * logits, axis=axis), jnp.sum(targets, axis=axis)
         return _Statistics(normaliser, _Hits(self.hits.sum + hits, self.hits.mass + mass))
 
@@ -76,11 +80,6 @@ class _Known(NamedTuple):
         return jnp.exp(logits - largest) * inverse_total
 
 
-class _RowGrads(NamedTuple):
-    log_scale: Array
-    embed: Array
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def softmax_sum(grid: Grid, image_embed: Array, text_embed: Array, log_scale: Array, examples: Examples) -> Array:
     """The sum over rows and columns of `dense.softmax_sum`, of which this is the form for large batches.
@@ -97,10 +96,9 @@ def _forward(
     def local(image: Array, text: Array, log_scale: Array, examples: Examples) -> tuple[Array, tuple[_Known, _Known]]:
         def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
             logits = scalars[0] * product("ie,je->ij", row.embed, column.embed)
-            weights = row.weights[:, None], column.weights[None, :]
             return Sums(
-                sums.rows.add(logits, weights[1] > 0, targets, weights[1], axis=1),
-                sums.columns.add(logits, weights[0] > 0, targets, weights[0], axis=0),
+                sums.rows.add(logits, targets, (None, column.weights), axis=1),
+                sums.columns.add(logits, targets, (row.weights, None), axis=0),
             )
 
         # Examples of one id have one mass, and between them the hits of their columns are those of their rows. So the
@@ -128,20 +126,20 @@ def _backward(grid: Grid, kept: Any, cotangent: Array) -> tuple[Array | None, ..
         scale, width = jnp.exp(log_scale), image.shape[-1]
 
         def pair(scalars: Scalars, row: Side, column: Side, targets: Array, sums: Sums) -> Sums:
-            logits, slopes = _pair(row, column, targets, *scalars)
-            new = _RowGrads(jnp.sum(slopes * logits, axis=1), product("ij,je->ie", slopes, column.embed))
-            return Sums(jax.tree.map(jnp.add, sums.rows, new), sums.columns + product("ij,ie->je", slopes, row.embed))
+            slopes = _slopes(row, column, targets, *scalars)
+            return Sums(
+                sums.rows + product("ij,je->ie", slopes, column.embed),
+                sums.columns + product("ij,ie->je", slopes, row.embed),
+            )
 
-        start = Sums(_RowGrads(grid.rows.full(0), grid.rows.full(0, width)), grid.columns.full(0, width))
+        start = Sums(grid.rows.full(0, width), grid.columns.full(0, width))
         rows, columns = grid.sweep(pair, (scale,), image, text, examples, start, known=known)
-        by_embed = (
-            scale / 2 * cotangent * grid.rows.join(rows.embed),
-            scale / 2 * cotangent * grid.columns.join(columns),
+        by_image, by_text = (
+            scale / 2 * cotangent * grads for grads in (grid.rows.join(rows), grid.columns.join(columns))
         )
-        return cotangent / 2 * jnp.sum(rows.log_scale), (
-            by_embed[0].astype(image.dtype),
-            by_embed[1].astype(text.dtype),
-        )
+        # Scale and images enter the logits as their product alone, so what a larger scale does, longer images do.
+        by_scale = jnp.sum(image.astype(jnp.float32) * by_image)
+        return by_scale, (by_image.astype(image.dtype), by_text.astype(text.dtype))
 
     by_scale, by_embed = grid.run(local, image_embed, text_embed, log_scale, examples, known, cotangent)
     return *by_embed, by_scale, None
@@ -150,12 +148,21 @@ def _backward(grid: Grid, kept: Any, cotangent: Array) -> tuple[Array | None, ..
 softmax_sum.defvjp(_forward, _backward)
 
 
-def _pair(row: Side, column: Side, targets: Array, scale: Array) -> tuple[Array, Array]:
-    """Logits (i, j), and the derivatives by them of twice the loss: of both directions together."""
-    weights = row.weights[:, None] * column.weights
-    logits = jnp.where(weights > 0, scale * product("ie,je->ij", row.embed, column.embed), MASKED)
+def _slopes(row: Side, column: Side, targets: Array, scale: Array) -> Array:
+    """The derivatives by the logits (i, j) of twice the loss: of both directions together."""
+    weights = row.weights, column.weights
+    logits = _masked(scale * product("ie,je->ij", row.embed, column.embed), weights)
     shares = row.known.shares(logits, 1) + column.known.shares(logits, 0)
-    return logits, weights * (shares - targets * (row.known.inverse_mass[:, None] + column.known.inverse_mass))
+    slopes = shares - targets * (row.known.inverse_mass[:, None] + column.known.inverse_mass)
+    return weighted(slopes, *weights)
+
+
+def _masked(logits: Array, weights: Weights) -> Array:
+    """`MASKED` where a weight of the row or of the column is 0."""
+    for axis, given in zip((1, 0), weights, strict=True):
+        if given is not None:
+            logits = jnp.where(jnp.expand_dims(given, axis) > 0, logits, MASKED)
+    return logits
 
 
 def _combine(columns: _Statistics, axes: tuple[str, ...]) -> _Statistics:

@@ -35,11 +35,12 @@ class Examples(NamedTuple):
 
 class Side(NamedTuple):
     """A tile of one side: embeddings (t, e), int32 ids (t,), weights (t,), 0 where the tile is padded, and what else
-    the loss knows of each row: a tree of (t,)."""
+    the loss knows of each row: a tree of (t,). Where no tile is padded and all examples count once, weights are None.
+    """
 
     embed: Array
     ids: Array
-    weights: Array
+    weights: Array | None
     known: Any
 
 
@@ -55,6 +56,10 @@ class Cut:
     num_tiles: int
     tile: int
 
+    @property
+    def is_padded(self) -> bool:
+        return self.num_tiles * self.tile != self.length
+
     @classmethod
     def of(cls, length: int, tile: int, least: int = 1, multiple: int = 1) -> "Cut":
         """Tiles of at most `tile` rows rounded up to a `multiple`, at least `least` of them."""
@@ -63,8 +68,8 @@ class Cut:
 
     def split(self, x: Array) -> Array:
         """(length, ...) as (tiles, t, ...), padded with zeros."""
-        padding = self.num_tiles * self.tile - self.length
-        if padding:
+        if self.is_padded:
+            padding = self.num_tiles * self.tile - self.length
             x = jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1)))
         return x.reshape(self.num_tiles, self.tile, *x.shape[1:])
 
@@ -146,7 +151,7 @@ class Grid:
         ids, weights = examples.ids, examples.weights
         if ids is None:
             ids = self._here() * num_rows + jnp.arange(num_rows, dtype=jnp.int32)
-        if weights is None:
+        if weights is None and self.rows.is_padded:
             weights = jnp.ones(num_rows, jnp.float32)
         return jax.tree.map(self.rows.split, Side(embed, ids, weights, known))
 
@@ -159,7 +164,7 @@ class Grid:
         index = place.tile * self.columns.tile + jnp.arange(self.columns.tile, dtype=jnp.int32)
         if ids is None:
             ids = place.device * self.columns.length + index
-        if weights is None:
+        if weights is None and self.columns.is_padded:
             weights = (index < self.columns.length).astype(jnp.float32)
         return Side(embed, ids, weights, known)
 
@@ -211,6 +216,12 @@ def product(equation: str, left: Array, right: Array) -> Array:
     exact = jax.lax.Precision.HIGHEST if right.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     left = left.astype(right.dtype)
     return jnp.einsum(equation, left, right, precision=exact, preferred_element_type=jnp.float32)
+
+
+def weighted(x: Array, row_weights: Array | None, column_weights: Array | None) -> Array:
+    """x (i, j) times the weights of its rows and of its columns; None are weights of 1, and cost nothing."""
+    x = x if row_weights is None else row_weights[:, None] * x
+    return x if column_weights is None else column_weights * x
 
 
 def _targets(row_ids: Array, column_ids: Array, soft_targets: Array | None) -> Array:
