@@ -172,7 +172,8 @@ class Hub:
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for member in self._members.values():
-            _tell(member.writer, message)
+            if not member.left:
+                _tell(member.writer, message)
 
 
 def _stalled(members: Iterable[Member]) -> str:
