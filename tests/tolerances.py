@@ -8,6 +8,9 @@ import numpy as np
 LAYER = 1e-5
 """One layer or loss against its reference, and any computation against itself on another mesh."""
 
+LAYOUT = 1e-6
+"""Gradients and parameters of one run on several processes against those on one, of as many devices."""
+
 MODEL = 1e-4
 """A whole model against another framework's."""
 

@@ -132,12 +132,12 @@ class Peers:
                 self._heard = time.monotonic()
                 if "lost" in message:
                     self._end(message["lost"], message["status"])
-                    return
                 elif "doing" in message:
                     self._coordinator = Doing(*message["doing"])
                 else:
                     self._answers.put(message)
         self._end(f"process 0 was lost; it was last doing {self._coordinator}", 75)
+        self._answers.put({"difference": None})  # for who leaves, and would wait for a goodbye
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
@@ -159,6 +159,7 @@ class Peers:
         if status == 2:
             time.sleep(LAST_WORDS_SECS)
         if not self._ended.is_set():
+            self._ended.set()
             self._end_process(text, status)
 
 

@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from mmjax import command_line, train
+from mmjax import assembly, command_line, train
+from mmjax.experiment import from_values
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.jsonl import read_lines
-from mmjax.workdir import CHECKPOINTS
+from mmjax.training.state import TrainState
+from mmjax.workdir import CHECKPOINTS, read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "tiny_config.py"
@@ -103,6 +108,17 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert [line["loss"] for line in mine] == [line["loss"] for line in theirs]
     assert (run / "evals.jsonl").read_text() == (other / "evals.jsonl").read_text()
     assert final_checksums(run) == final_checksums(other)
+
+
+def final_state(workdir: Path) -> TrainState:
+    """The state of the last checkpoint, on one device."""
+    experiment = from_values(read_config(workdir))
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
+    with jax.set_mesh(mesh):
+        state, _ = checkpoints.restore(assembly.program(experiment, mesh).abstract_state)
+    checkpoints.close()
+    return jax.device_get(state)
 
 
 def final_checksums(workdir: Path) -> dict[str, dict[str, object]]:
