@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Calls `main` with the arguments of the process and exits with its status."""
+    """Calls `main` with the arguments of the process and exits with its status; SIGTERM ends it as `StartAgain`."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         code = status(main, sys.argv[1:])
     except Exception:
@@ -36,6 +38,11 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise StartAgain("told to end before there was anything to save: run the same command again")
 
 
 def status(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:

@@ -28,6 +28,7 @@ from mmjax.parallel.rules import batch_sharding
 from mmjax.training import loop
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.cost import step_cost
+from mmjax.training.goodput import Ledger, process_activity
 from mmjax.training.logs import Logs
 from mmjax.training.metrics import MetricsWriter, NullWriter
 from mmjax.training.preemption import Preemption
@@ -59,7 +60,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         UserError: the config, the data, the mesh or the workdir do not fit; the loss is not finite; the disk is full.
         StartAgain: the machine is taken away, or not all processes of the run are there.
     """
-    activity = Activity()
+    activity = process_activity()
     said = {"config": experiment.to_dict(), "versions": versions()}
     with processes.joined(experiment.processes, said, activity, print) as company:
         return train_together(experiment, directory, company, activity)
@@ -153,6 +154,7 @@ def opened_logs(
             stop_at_nonfinite=experiment.train.nonfinite == "stop",
             last_checkpoint=lambda: checkpoints.last_step,
             activity=activity,
+            ledger=Ledger(directory, activity, start_step) if is_first else None,
         )
         try:
             yield logs

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
@@ -25,27 +25,31 @@ class Doing(NamedTuple):
 class Activity:
     """Keeps account of what a process does; read from other threads too. Time is the monotonic clock's."""
 
-    def __init__(self, kind: str = "start-up"):
+    def __init__(self, kind: str = "start-up", secs_before: float = 0.0):
+        """Begins with `kind`, which has been going on for `secs_before` already."""
         self._lock = threading.Lock()
         self._kind, self._step, self._count = kind, 0, 0
         self._since = time.monotonic()
-        self._secs: defaultdict[str, float] = defaultdict(float)
+        self._secs: defaultdict[str, float] = defaultdict(float, {kind: secs_before} if secs_before else {})
 
     @contextlib.contextmanager
-    def __call__(self, kind: str, step: int) -> Iterator[None]:
-        """Does `kind` inside the block; afterwards, again what was done before, at the same step."""
+    def __call__(self, kind: str, step: int, hidden: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Does `kind` inside the block; afterwards, again what was done before, at the same step.
+
+        Where its end finds it `hidden`, something else went on meanwhile, and its seconds count as those of that.
+        """
         before = self._kind
         self.turn_to(kind, step)
         try:
             yield
         finally:
-            self.turn_to(before, step)
+            self.turn_to(before, step, counted_as=before if hidden() else kind)
 
-    def turn_to(self, kind: str, step: int) -> None:
+    def turn_to(self, kind: str, step: int, counted_as: str = "") -> None:
         """Ends what was done, and does `kind` from now on."""
         now = time.monotonic()
         with self._lock:
-            self._secs[self._kind] += now - self._since
+            self._secs[counted_as or self._kind] += now - self._since
             self._kind, self._step, self._since = kind, step, now
             self._count += 1
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
+
 from mmjax.errors import UserError
 from mmjax.parallel.activity import Activity
+from mmjax.training.goodput import Ledger
 from mmjax.training.metrics import MetricsConfig, MetricsWriter, NullWriter
 from mmjax.training.profile import STARVED_SHARE, Delayed, ProfileConfig, StepTimer, TraceWindow, verdict
 from mmjax.training.progress import ProgressBar
@@ -49,10 +52,12 @@ class Logs:
         stop_at_nonfinite: bool,
         last_checkpoint: Callable[[], int | None],
         activity: Activity | None = None,
+        ledger: Ledger | None = None,
     ):
         self._writer, self._progress, self._trace, self._cost = writer, progress, trace, cost
         self._stop_at_nonfinite, self._last_checkpoint = stop_at_nonfinite, last_checkpoint
         self.activity = activity or Activity()
+        self._ledger = ledger
         self._timer, self._delayed = StepTimer(), Delayed()
         self._launched: Any = None
         self._timed_steps = 0
@@ -62,7 +67,7 @@ class Logs:
     def fetching(self, step: int) -> Iterator[None]:
         """Around the fetch of the batch for the update after `step`."""
         self._trace.before_step(step, self._launched)
-        with self.activity("data", step), self._timer.waiting_for_data(self._launched):
+        with self.activity("data", step, hidden=self._is_busy), self._timer.waiting_for_data(self._launched):
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -100,11 +105,17 @@ class Logs:
         """Ends the trace window and closes the files."""
         self._trace.close(self._launched)
         self._writer.close()
+        if self._ledger is not None:
+            self._ledger.write()
 
     @property
     def input_verdict(self) -> str:
         """In one sentence, whether the input kept up with the devices."""
         return verdict(self._timer.data_wait_share)
+
+    def _is_busy(self) -> bool:
+        """Whether the devices still work on what was launched last."""
+        return not all(leaf.is_ready() for leaf in jax.tree.leaves(self._launched))
 
     def _time_step(self) -> None:
         """The first step is mostly compilation, and left out."""
@@ -121,6 +132,8 @@ class Logs:
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         values = {name: float(value) for name, value in metrics.items()} | self._speed()
         self._writer.write(step, values)
+        if self._ledger is not None:
+            self._ledger.step(step)
         self._progress.update(step, values["loss"], values.get("examples_per_sec", 0.0))
         if self._stop_at_nonfinite:
             self._refuse_nonfinite(step, values)

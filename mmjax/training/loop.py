@@ -46,6 +46,7 @@ def run(
     """
     step = int(state.step)
     noticed = False
+    logs.activity.turn_to("compile", step)
     try:
         while step < num_steps:
             call_due((evaluate, save), step, state)
@@ -56,6 +57,7 @@ def run(
                 batch = next(batches)
             state, metrics = train_step(state, batch)
             step += 1
+            logs.activity.turn_to("step", step)
             logs.step(step, metrics)
         logs.flush()
         evaluate(step, state)

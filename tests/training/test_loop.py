@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from mmjax.errors import Preempted, UserError
+from mmjax.parallel.activity import Activity
 from mmjax.training import loop
 from mmjax.training.logs import Cost, Logs
 from mmjax.training.metrics import NullWriter
@@ -26,6 +27,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.activity = Activity()
 
     def fetching(self, step: int) -> Any:
         self.events.append(f"fetch {step}")
@@ -43,9 +45,6 @@ class Recorder:
     def train_step(self, state: State, batch: int) -> tuple[State, dict[str, Any]]:
         self.events.append(f"step on batch {batch}")
         return State(state.step + 1), {}
-
-    def activity(self, kind: str, step: int) -> Any:
-        return nullcontext()
 
     def run(self, start: int, num_steps: int, evaluate: int, save: int, notice: "Notice | None" = None) -> State:
         """A run that evaluates and saves so often."""
