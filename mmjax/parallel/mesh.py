@@ -1,7 +1,9 @@
 """The device mesh: three explicit axes, `data`, `fsdp` and `tensor`."""
 
+import itertools
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,23 +49,59 @@ def axis_sizes(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     return filled[0], filled[1], filled[2]
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def slice_of(device: Any) -> int:
+    """The slice or node of a device, within which devices are joined by the faster network."""
+    return getattr(device, "slice_index", 0)
+
+
+def make_mesh(
+    config: MeshConfig = MeshConfig(),
+    devices: Sequence[jax.Device] | None = None,
+    group_of: Callable[[Any], int] = slice_of,
+) -> Mesh:
     """The mesh of `config` over `devices` (all by default), with explicit axes.
 
     Explicit means that the sharding is part of an array's type, so that a forgotten collective fails when the program
     is traced, on a laptop. Where one axis has all chips of a flat slice, they follow each other as neighbours, so that
-    what travels around a ring goes over one link at a time.
+    what travels around a ring goes over one link at a time. Of several slices or nodes (`group_of` a device), each has
+    a part of the data axis to itself: once a step a gradient goes over the slower network between them, while what
+    fsdp and tensor send at each layer stays within.
 
     Raises:
         UserError: as `axis_sizes`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    chosen, explicit = devices[: math.prod(sizes)], (AxisType.Explicit,) * 3
-    cycle = neighbour_cycle(chosen) if max(sizes) == len(chosen) else None
-    if cycle is None:
-        return jax.make_mesh(sizes, AXES, axis_types=explicit, devices=chosen)
-    return Mesh(np.asarray(cycle).reshape(sizes), AXES, axis_types=explicit)
+    groups = _groups(devices[: math.prod(sizes)], group_of)
+    data, *within = sizes
+    if data % len(groups) or len({len(group) for group in groups}) > 1:
+        logging.getLogger(__name__).warning(_across(sizes, groups))
+        groups = [list(itertools.chain(*groups))]
+    parts = [_arranged(group, (data // len(groups), *within)) for group in groups]
+    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def _groups(devices: Sequence[Any], group_of: Callable[[Any], int]) -> list[list[Any]]:
+    """The devices of each slice or node, in its order."""
+    ordered = sorted(devices, key=group_of)
+    return [list(group) for _, group in itertools.groupby(ordered, key=group_of)]
+
+
+def _arranged(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
+    """Devices that are joined by one network, as an array of these `sizes`."""
+    cycle = neighbour_cycle(devices) if max(sizes) == len(devices) else None
+    if cycle is not None:
+        return np.asarray(cycle).reshape(sizes)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices).devices
+
+
+def _across(sizes: Sequence[int], groups: Sequence[Sequence[Any]]) -> str:
+    """What is slow where the data axis cannot have the slices for itself."""
+    counts = ", ".join(str(len(group)) for group in groups)
+    return (
+        f"mesh {_written(sizes)} does not give each of {len(groups)} slices or nodes ({counts} devices) an equal part of "
+        "the data axis: fsdp or tensor go over the slower network between them"
+    )
 
 
 def neighbour_cycle(devices: Sequence[Any]) -> list[Any] | None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.parallel.mesh import neighbour_cycle, ring_order
+from mmjax.parallel.mesh import MeshConfig, make_mesh, neighbour_cycle, ring_order
 
 
 def chips(*sizes: int) -> list[SimpleNamespace]:
@@ -47,3 +47,23 @@ def test_other_rings_keep_their_order(sizes):
 def test_a_part_of_a_slice_and_devices_without_places_keep_their_order():
     assert neighbour_cycle(chips(4, 4, 1)[:-1]) is None
     assert neighbour_cycle(jax.devices()) is None
+
+
+def node_of(device: jax.Device) -> int:
+    """Two nodes, whose devices alternate in the order that JAX has them."""
+    return device.id % 2
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (4, 2, 1), (8, 1, 1), (2, 1, 4)])
+def test_each_node_has_a_part_of_the_data_axis_to_itself(sizes: tuple[int, int, int]) -> None:
+    devices = make_mesh(MeshConfig(*sizes), jax.devices()[:8], node_of).devices
+    assert devices.shape == sizes
+    nodes = np.vectorize(node_of)(devices)
+    assert (nodes == nodes[:, :1, :1]).all()
+    assert sorted(device.id for device in devices.flat) == list(range(8))
+
+
+def test_a_mesh_that_cannot_do_so_is_made_and_said_to_be_slow(caplog: pytest.LogCaptureFixture) -> None:
+    devices = make_mesh(MeshConfig(1, 8, 1), jax.devices()[:8], node_of).devices
+    assert devices.shape == (1, 8, 1)
+    assert "does not give each of 2 slices or nodes (4, 4 devices) an equal part of the data axis" in caplog.text
