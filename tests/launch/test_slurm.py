@@ -1,0 +1,114 @@
+"""launch/slurm.sbatch on a real SLURM cluster of one node with two tasks, started for these tests."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CLUSTER, STAND_IN = ROOT / "tests" / "launch" / "slurm_cluster.sh", ROOT / "tests" / "launch" / "stand_in_trainer.py"
+NOT_AVAILABLE = 77
+TIMEOUT_SECS = 60
+
+
+class Cluster:
+    """The commands of SLURM against the cluster of `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, *command: str, **variables: str) -> str:
+        """What a command prints."""
+        environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")} | variables
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=TIMEOUT_SECS
+        ).stdout.strip()
+
+    def submit(self, *arguments: str, python: Path = STAND_IN, tasks: int = 2, **variables: str) -> str:
+        """The number of a job that runs the trainer with these arguments."""
+        output = self.folder / "job-%j.out"
+        options = ("--parsable", f"--ntasks={tasks}", f"--output={output}")
+        variables = {"JAX_PLATFORMS": "cpu", "PYTHON": str(python)} | variables
+        return self("sbatch", *options, "launch/slurm.sbatch", "--config", "a.py", *arguments, **variables)
+
+    def job(self, number: str) -> dict[str, str]:
+        """What `scontrol show job` says of it."""
+        fields = self("scontrol", "show", "job", number).split()
+        return dict(field.split("=", 1) for field in fields if "=" in field)
+
+    def log(self, number: str) -> str:
+        path = self.folder / f"job-{number}.out"
+        return path.read_text() if path.exists() else ""
+
+    def wait_until(self, number: str, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + TIMEOUT_SECS
+        while not reached():
+            assert time.monotonic() < end, f"{self.job(number)}\n{self.log(number)}"
+            time.sleep(0.1)
+
+    def wait_for_end(self, number: str) -> str:
+        """The state in which the job ends."""
+        self.wait_until(number, lambda: self.job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
+        return self.job(number)["JobState"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    command = ["bash", str(CLUSTER), str(folder)]
+    with (folder / "cluster.out").open("w") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdin and process.stdout
+    said = process.stdout.readline().strip()
+    if said != "ready":
+        status = process.wait(TIMEOUT_SECS)
+        assert status == NOT_AVAILABLE, (folder / "cluster.out").read_text()
+        pytest.skip(said)
+    yield Cluster(folder)
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(TIMEOUT_SECS) == 0
+
+
+def number_in(path: Path) -> int:
+    text = path.read_text() if path.exists() else ""
+    return int(text or 0)  # a file that is being written is empty for a moment
+
+
+def test_a_stopped_job_is_queued_again_and_finishes(cluster: Cluster, tmp_path: Path) -> None:
+    """Whether the batch shell alone is signalled, or with its tasks; the tasks alone are in the test of real training."""
+    number = cluster.submit("--workdir", str(tmp_path), "--steps", "60")
+    for restarts, whom in enumerate(["--batch", "--full"]):
+        cluster.wait_until(number, lambda: number_in(tmp_path / "steps.1") > 20 * restarts)  # noqa: B023
+        cluster("scancel", "--signal=TERM", whom, number)
+        cluster.wait_until(number, lambda: cluster.job(number)["Restarts"] == str(restarts + 1))  # noqa: B023
+    assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
+    for task in range(2):
+        assert number_in(tmp_path / f"steps.{task}") == 60
+        assert number_in(tmp_path / f"starts.{task}") == 3
+    assert cluster.log(number).count("is queued again") == 2
+
+
+def test_wrong_input_ends_the_job_whatever_other_tasks_say(cluster: Cluster, tmp_path: Path) -> None:
+    number = cluster.submit("--workdir", str(tmp_path), "--ends", "2,75")
+    assert cluster.wait_for_end(number) == "FAILED"
+    assert cluster.job(number)["ExitCode"] == "2:0"
+    assert (cluster.job(number)["Restarts"], number_in(tmp_path / "starts.0")) == ("0", 1)
+
+
+def test_a_crash_is_started_again_a_limited_number_of_times(cluster: Cluster, tmp_path: Path) -> None:
+    number = cluster.submit("--workdir", str(tmp_path), "--ends", "139,75", MAX_CRASHES="2")
+    assert cluster.wait_for_end(number) == "FAILED"
+    assert cluster.job(number)["ExitCode"] == "1:0"
+    assert (cluster.job(number)["Restarts"], number_in(tmp_path / "starts.0")) == ("0", 2)
+    assert "task 0 on" in cluster.log(number)
+    assert "ended with status 139" in cluster.log(number)
+
+
+def test_fewer_tasks_than_gpus_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    number = cluster.submit("--workdir", str(tmp_path), SLURM_GPUS_ON_NODE="8")
+    assert cluster.wait_for_end(number) == "FAILED"
+    assert "--ntasks-per-node=8" in cluster.log(number)
