@@ -23,9 +23,8 @@ stop_previous() {
 
 train() {
   stop_previous
-  PLATFORM=tpu source launch/platform.sh
-  export MMJAX_COORDINATOR=auto # JAX asks the metadata of the TPU
-  .venv/bin/python -m mmjax.train "$@" &
+  # JAX asks the metadata of the TPU where this worker stands.
+  PLATFORM=tpu PYTHON=.venv/bin/python MMJAX_COORDINATOR=auto bash launch/train.sh "$@" &
   echo "$!" >"$PID_FILE"
   local status=0
   wait "$!" || status=$?
