@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,10 @@ from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
-from mmjax.types import Array, Key, Params
+from mmjax.types import Array, HostBatch, Key, Params
+from mmjax.workdir import bad_records
+
+Passing = Callable[[Iterable[HostBatch]], Iterator[HostBatch]]
 
 HELD_OUT = ("test", "validation", "val")
 """Names of splits to evaluate on, the preferred one first, of data that the config does not know."""
@@ -127,10 +130,19 @@ class SplitEvals(NamedTuple):
 class Evaluation:
     """All evaluations of a run, by split."""
 
-    def __init__(self, experiment: Experiment, tokenizer: Tokenizer, encoders: Encoders, workdir: Path):
+    def __init__(
+        self,
+        experiment: Experiment,
+        tokenizer: Tokenizer,
+        encoders: Encoders,
+        workdir: Path,
+        passing: Passing = iter,
+    ):
+        """Every batch of a split goes through `passing`, which may end the evaluation by raising."""
         self.encoders = encoders
         self.splits = {
-            name: _split_evals(experiment, name, tokenizer, encoders, workdir) for name in experiment.evals.splits
+            name: _split_evals(experiment, name, tokenizer, encoders, workdir, passing)
+            for name in experiment.evals.splits
         }
 
     def __call__(self, params: Params) -> dict[str, Any]:
@@ -142,16 +154,21 @@ class Evaluation:
 
 
 def _split_evals(
-    experiment: Experiment, name: str, tokenizer: Tokenizer, encoders: Encoders, workdir: Path
+    experiment: Experiment,
+    name: str,
+    tokenizer: Tokenizer,
+    encoders: Encoders,
+    workdir: Path,
+    passing: Passing,
 ) -> SplitEvals:
     data, config = experiment.data, experiment.evals
     records = for_evaluation(open_split(data, name), data.captions)
     batch_size = _rounded_up(config.batch_size, batch_divisor(encoders.mesh))
-    bad_records = BadRecords(len(records), data.max_bad_share, workdir / f"bad_records_{name.replace('/', '_')}.jsonl")
+    unusable = BadRecords(len(records), data.max_bad_share, bad_records(workdir, name, jax.process_index()))
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def batches() -> Any:
-        return eval_batches(data, records, tokenizer, batch_size=batch_size, bad_records=bad_records, **processes)
+        return passing(eval_batches(data, records, tokenizer, batch_size=batch_size, bad_records=unusable, **processes))
 
     def tokenize(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return tokenizer(texts, data.text_len)

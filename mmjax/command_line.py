@@ -1,29 +1,45 @@
 """How every `python -m mmjax.X` reads its arguments and ends: flags in, one line and a status out."""
 
 import errno
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from mmjax.config_file import check_keys, load_config
-from mmjax.errors import UserError
+from mmjax.errors import StartAgain, UserError
 
 USER_ERROR_STATUS = 2
+START_AGAIN_STATUS = 75
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
     """Calls `main` with the arguments of the process and exits with its status."""
-    sys.exit(status(main, sys.argv[1:]))
+    try:
+        code = status(main, sys.argv[1:])
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = 1
+    if jax.distributed.is_initialized():
+        # It failed among others. At a usual exit JAX waits for them to come to the end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def status(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
-    """0 when `main(arguments)` returns, 2 after a `UserError` or a full disk, 130 after Ctrl-C.
+    """0 when `main(arguments)` returns, 2 after a `UserError` or a full disk, 75 after `StartAgain`, 130 after Ctrl-C.
 
     A bug keeps its traceback.
     """
@@ -32,6 +48,9 @@ def status(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
     except UserError as error:
         print(f"error: {on_one_line(str(error))}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except StartAgain as stop:
+        print(f"stopped: {on_one_line(str(stop))}", file=sys.stderr)
+        return START_AGAIN_STATUS
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise

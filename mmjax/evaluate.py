@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         program = assembly.program(experiment, mesh)
         encoders = assembly.encoders(program.model.graphdef, mesh)
         evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory)
-        checkpoints = Checkpoints(directory / workdir.CHECKPOINTS)
+        checkpoints = Checkpoints(directory / workdir.CHECKPOINTS, read_only=True)
         state, _ = checkpoints.restore(program.abstract_state, options.step)
         results = evaluation(state.eval_params)
         if options.data is None:

@@ -16,6 +16,7 @@ from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import MeshConfig
+from mmjax.parallel.processes import ProcessesConfig
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.checkpoint import CheckpointConfig
 from mmjax.training.logs import LogsConfig
@@ -49,6 +50,7 @@ class Experiment:
     checkpoint: CheckpointConfig = CheckpointConfig()
     evals: EvalsConfig = EvalsConfig()
     logs: LogsConfig = field(default_factory=LogsConfig)
+    processes: ProcessesConfig = ProcessesConfig()
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
         """What `get_config()` of a config file returns."""

@@ -10,7 +10,7 @@ from mmjax.errors import UserError
 
 CONFIG, FINGERPRINT = "config.json", "fingerprint.json"
 CHECKPOINTS = "checkpoints"
-BAD_RECORDS = "bad_records.jsonl"
+COMPILED = "compiled"
 EVALUATION = "evaluation.json"
 
 MAY_CHANGE = (
@@ -23,13 +23,16 @@ MAY_CHANGE = (
     "data.prefetch",
     "data.cache_bytes",
     "data.max_bad_share",
+    "processes.",
 )
 """Keys (or their beginnings) that may differ when a run goes on: they leave its batches and its updates as they are,
 but for a longer `train.num_steps`, which stretches the schedule."""
 
 
-def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str, str]) -> bool:
+def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str, str], *, writes: bool = True) -> bool:
     """Makes `workdir` the folder of this run, or goes on with the run that it holds; True where it holds one.
+
+    Of several processes one `writes`.
 
     Raises:
         UserError: it holds a run of another config or of other preprocessing, or it cannot be written.
@@ -38,6 +41,8 @@ def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str
     if goes_on:
         _refuse_other_config(workdir, experiment)
         check_fingerprint(workdir, fingerprint)
+    if not writes:
+        return goes_on
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / FINGERPRINT, fingerprint)
@@ -45,6 +50,13 @@ def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str
     except OSError as error:
         raise UserError(f"{workdir} cannot be written ({error.strerror}): give another --workdir") from error
     return goes_on
+
+
+def bad_records(workdir: Path, split: str = "", process: int = 0) -> Path:
+    """The list of records that one process could not use: of the training data, or of a `split` to evaluate on."""
+    of_split = f"_{split.replace('/', '_')}" if split else ""
+    of_process = f".process_{process}" if process else ""
+    return workdir / f"bad_records{of_split}{of_process}.jsonl"
 
 
 def check_fingerprint(workdir: Path, fingerprint: Mapping[str, str]) -> None:

@@ -1,8 +1,10 @@
 """Checkpoints of a run: asynchronous, sharded, written by Orbax."""
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mmjax.errors import UserError
+from mmjax.errors import StartAgain, UserError
+from mmjax.training.checksums import describe, describe_shapes
+from mmjax.training.integrity import ARRAYS, Damaged, check_signature, reading_errors, sign, unsigned
 from mmjax.training.state import TrainState
 
 STATE, RECORD = "state", "record"
+DAMAGED = "damaged_checkpoints"
 MIN_SLICE_BYTES = 2**20
 """Replicas of an array share the writing of it only from this size on: slicing a small one costs a compilation."""
 FULL_DISK_MESSAGES = ("No space left", "Disk quota exceeded")
@@ -23,53 +28,145 @@ FULL_DISK_MESSAGES = ("No space left", "Disk quota exceeded")
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state is saved. The final state is always saved."""
+    """When the state is saved, and what is kept. The final state is always saved.
+
+    Kept are the last `keep_last` checkpoints, those of every `keep_every_steps` steps (0: none), and the `keep_best`
+    with the highest `best_metric`, a number of the evaluations such as "test/retrieval/image_to_text/r@1".
+    """
 
     every_steps: int = 1000
     keep_last: int = 2
+    keep_every_steps: int = 0
+    keep_best: int = 0
+    best_metric: str = ""
 
 
 class Checkpoints:
-    """The checkpoints under `directory`, one folder a step; a folder without its step's commit is never read."""
+    """The checkpoints under `directory`, one folder a step; a folder without its step's commit is never read.
 
-    def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig()):
+    A checkpoint holds the state and a JSON record, and in the record the shape and checksum of every array. One that
+    does not agree with its checksums is set aside in `damaged`, beside `directory`, and never written over.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
+        """Opens the folder; all but readers, which may look on while a run saves, clean it of saves that were killed.
+
+        Raises:
+            UserError: `config` does not say which metric is best.
+        """
         self.directory = directory.absolute()
+        self._read_only = read_only
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_what_is_kept(config),
+                enable_async_checkpointing=not read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+            item_handlers={STATE: _state_handler(), RECORD: ocp.JsonCheckpointHandler()},
+        )
         logging.getLogger("absl").addFilter(_is_news)
-        options = ocp.CheckpointManagerOptions(max_to_keep=config.keep_last, enable_async_checkpointing=True)
-        handlers = {STATE: _state_handler(), RECORD: ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     @property
     def last_step(self) -> int | None:
         """The newest step that was saved whole; None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
+    def save(self, step: int, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float] = {}) -> None:
         """Starts writing `state` and the JSON `record`; returns when the arrays are copied off the devices.
+
+        `metrics` are results of the evaluations of this state, by name, of which one may choose what is kept.
 
         Raises:
             UserError: the disk of this or of an earlier, still running save is full.
         """
+        signed = sign({**record, ARRAYS: describe(state)})
         with self._disk_errors():
-            items = {STATE: ocp.args.PyTreeSave(state), RECORD: ocp.args.JsonSave(record)}
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            items = {STATE: ocp.args.PyTreeSave(state), RECORD: ocp.args.JsonSave(signed)}
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) or None)
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The state and record of `step`, the newest by default, in the shapes and shardings of `abstract_state`.
+        """The state and record of `step`, in the shapes and shardings of `abstract_state`.
+
+        By default it is the newest checkpoint that is whole; damaged ones are set aside, and named in the log.
 
         Raises:
-            UserError: there is no such checkpoint.
+            UserError: there is no such checkpoint, it is damaged, or it is of another model.
+            StartAgain: one was damaged, and several processes have to agree on the one before it.
         """
-        known = self._manager.all_steps()
-        step = self.last_step if step is None else step
-        if step not in known:
+        known = sorted(self._manager.all_steps())
+        if not known or (step is not None and step not in known):
             wanted = "" if step is None else f" of step {step}"
-            there = ", ".join(map(str, sorted(known))) or "none"
+            there = ", ".join(map(str, known)) or "none"
             raise UserError(f"{self.directory} holds no checkpoint{wanted} (steps that it has: {there}): train first")
-        arrays = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-        items = {STATE: ocp.args.PyTreeRestore(abstract_state, arrays), RECORD: ocp.args.JsonRestore()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return restored[STATE], restored[RECORD]
+        for candidate in [step] if step is not None else reversed(known):
+            try:
+                return self._read(abstract_state, candidate)
+            except Damaged as damage:
+                self._report(candidate, damage)
+        remedy = "restore a copy of one, or train anew in another --workdir"
+        if step is not None:
+            remedy = f"choose another --step ({', '.join(map(str, known))})"
+        raise UserError(f"no checkpoint of {self.directory} is whole: {remedy}")
+
+    def _read(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """What `restore` returns.
+
+        Raises:
+            Damaged: it cannot be read, or is not what was saved.
+            UserError: it is of another model.
+        """
+        with reading_errors():
+            record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()}))[RECORD]
+        check_signature(record)
+        self._check_model(abstract_state, record)
+        wanted = ocp.args.PyTreeRestore(abstract_state, ocp.checkpoint_utils.construct_restore_args(abstract_state))
+        with reading_errors():
+            state = self._manager.restore(step, args=ocp.args.Composite(**{STATE: wanted}))[STATE]
+        found = describe(state)
+        broken = [path for path, about in record[ARRAYS].items() if found[path] != about]
+        if broken:
+            raise Damaged(
+                f"the checksum of {broken[0]} is wrong{f' (and of {len(broken) - 1} more)' * (len(broken) > 1)}"
+            )
+        return state, {key: value for key, value in unsigned(record).items() if key != ARRAYS}
+
+    def _check_model(self, abstract_state: TrainState, record: Mapping[str, Any]) -> None:
+        saved = {path: (about["shape"], about["dtype"]) for path, about in record[ARRAYS].items()}
+        asked = {path: (about["shape"], about["dtype"]) for path, about in describe_shapes(abstract_state).items()}
+        differing = [path for path in saved | asked if saved.get(path) != asked.get(path)]
+        if differing:
+            path = differing[0]
+            raise UserError(
+                f"{self.directory} holds checkpoints of another model ({path}: {saved.get(path, 'none')} there, "
+                f"{asked.get(path, 'none')} here): use the code and the config that wrote it"
+            )
+
+    def _report(self, step: int, damage: Damaged) -> None:
+        """Names a damaged checkpoint, and sets it aside where this process may write."""
+        place = self.directory / str(step)
+        if self._read_only:
+            print(f"checkpoint {place} is damaged ({damage}): it is left out", file=sys.stderr)
+            return
+        aside = _free_name(self.directory.with_name(DAMAGED) / str(step))
+        aside.parent.mkdir(exist_ok=True)
+        # Every process of a run finds the damage; the first one moves it.
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(aside)
+        line = f"checkpoint {place} is damaged ({damage}): it was moved to {aside}"
+        if jax.process_count() > 1:
+            raise StartAgain(f"{line}; the next start goes on from the one before it")
+        self._manager.reload()
+        print(line, file=sys.stderr)
+
+    def check(self) -> None:
+        """Raises what a save in the background has failed with; costs nothing.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._disk_errors():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Returns when every save that was started is on disk.
@@ -79,7 +176,7 @@ class Checkpoints:
         """
         with self._disk_errors():
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        self.check()
 
     def close(self) -> None:
         with self._disk_errors():
@@ -96,6 +193,25 @@ class Checkpoints:
                 f"no space left to write a checkpoint in {self.directory}; earlier checkpoints are intact: "
                 "free some space or lower checkpoint.keep_last, then run the same command again"
             ) from error
+
+
+def _what_is_kept(config: CheckpointConfig) -> Any:
+    policies = ocp.checkpoint_managers
+    kept = [policies.LatestN(config.keep_last)]
+    if config.keep_every_steps:
+        kept.append(policies.EveryNSteps(config.keep_every_steps))
+    if config.keep_best:
+        if not config.best_metric:
+            raise UserError("checkpoint.keep_best needs to know what is best: set checkpoint.best_metric")
+        best = {"n": config.keep_best, "keep_checkpoints_without_metrics": False}
+        kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics[config.best_metric], **best))
+    return policies.AnyPreservationPolicy(kept)
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that is not there."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _is_full_disk(message: str) -> bool:

@@ -71,6 +71,15 @@ def finite(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested dicts, by their keys joined with `/`."""
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from flatten(inner, f"{name}/{key}" if name else key)
+
+
 def _reopen(path: Path, last_step: int) -> TextIO:
     """`path` cut down to the steps up to `last_step`, open for appending whole lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mmjax.errors import UserError
+from mmjax.parallel.activity import Activity
 from mmjax.training.metrics import MetricsConfig, MetricsWriter, NullWriter
 from mmjax.training.profile import STARVED_SHARE, Delayed, ProfileConfig, StepTimer, TraceWindow, verdict
 from mmjax.training.progress import ProgressBar
@@ -47,9 +48,11 @@ class Logs:
         *,
         stop_at_nonfinite: bool,
         last_checkpoint: Callable[[], int | None],
+        activity: Activity | None = None,
     ):
         self._writer, self._progress, self._trace, self._cost = writer, progress, trace, cost
         self._stop_at_nonfinite, self._last_checkpoint = stop_at_nonfinite, last_checkpoint
+        self.activity = activity or Activity()
         self._timer, self._delayed = StepTimer(), Delayed()
         self._launched: Any = None
         self._timed_steps = 0
@@ -59,7 +62,7 @@ class Logs:
     def fetching(self, step: int) -> Iterator[None]:
         """Around the fetch of the batch for the update after `step`."""
         self._trace.before_step(step, self._launched)
-        with self._timer.waiting_for_data(self._launched):
+        with self.activity("data", step), self._timer.waiting_for_data(self._launched):
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mmjax.errors import UserError
-from mmjax.training.jsonl import StepLines
+from mmjax.training.jsonl import StepLines, flatten
 
 METRICS_FILE = "metrics.jsonl"
 EVALS_FILE = "evals.jsonl"
@@ -78,7 +78,7 @@ class MetricsWriter:
         """Results of the evaluations on the state of `step`: nested dicts, as `evals.suite.as_json` gives them."""
         self._evals.write(step, results)
         for sink in self._sinks:
-            sink.write(step, dict(_flat("eval", results)))
+            sink.write(step, dict(flatten(results, "eval")))
 
     def close(self) -> None:
         for sink in (self._steps, self._evals, *self._sinks):
@@ -148,11 +148,3 @@ def _run_id(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex)
     return path.read_text()
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}/{key}", inner)

@@ -103,7 +103,7 @@ def test_bad_records_among_good_ones_are_listed_and_the_run_goes_on(folder: Path
     break_some(folder, 2)
     given = arguments(run, f"imagefolder:{folder}", "--config.data.max_bad_share=0.5")
     assert command_line.status(train.main, given) == 0
-    listed = [json.loads(line) for line in (run / workdir.BAD_RECORDS).read_text().splitlines()]
+    listed = [json.loads(line) for line in workdir.bad_records(run).read_text().splitlines()]
     assert sorted(record["index"] for record in listed) == [0, 1, 31]
     reasons = {record["index"]: record["reason"] for record in listed}
     assert "cannot be decoded" in reasons[0]

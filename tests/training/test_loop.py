@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from mmjax.errors import UserError
+from mmjax.errors import Preempted, UserError
 from mmjax.training import loop
 from mmjax.training.logs import Cost, Logs
 from mmjax.training.metrics import NullWriter
+from mmjax.training.preemption import Noticed
 
 
 class State:
@@ -43,65 +44,145 @@ class Recorder:
         self.events.append(f"step on batch {batch}")
         return State(state.step + 1), {}
 
-    def hook(self, name: str, every_steps: int) -> Callable[..., None]:
-        def call(step: int, state: State) -> None:
-            assert state.step == step
-            self.events.append(f"{name} {step}")
+    def activity(self, kind: str, step: int) -> Any:
+        return nullcontext()
 
-        call.every_steps = every_steps
-        return call
+    def run(self, start: int, num_steps: int, evaluate: int, save: int, notice: "Notice | None" = None) -> State:
+        """A run that evaluates and saves so often."""
+        hooks = Hook(self, "evaluate", evaluate), Hook(self, "save", save)
+        data = iter(range(start, num_steps))
+        return loop.run(State(start), self.train_step, data, *hooks, self, num_steps, notice or Notice(None))
 
-    def run(self, start: int, num_steps: int, *hooks: Any) -> State:
-        return loop.run(State(start), self.train_step, iter(range(start, num_steps)), hooks, self, num_steps)
+
+class Hook:
+    """An evaluation or a checkpoint, done once for each state."""
+
+    def __init__(self, recorder: Recorder, name: str, every_steps: int):
+        self.recorder, self.name, self.every_steps = recorder, name, every_steps
+        self.last_step: int | None = None
+
+    def __call__(self, step: int, state: State) -> None:
+        assert state.step == step
+        if step != self.last_step:
+            self.recorder.events.append(f"{self.name} {step}")
+        self.last_step = step
+
+    def check(self) -> None: ...
+
+    def wait(self) -> None:
+        self.recorder.events.append("wait")
+
+
+class Notice:
+    """A notice of preemption, heard when it is asked for the `call`-th time."""
+
+    def __init__(self, call: int | None):
+        self.calls, self.call = 0, call
+
+    def requested(self) -> bool:
+        self.calls += 1
+        return self.calls == self.call
 
 
 def test_hooks_see_the_old_state_before_the_next_batch_is_fetched() -> None:
     recorder = Recorder()
-    final = recorder.run(0, 3, recorder.hook("evaluate", 2), recorder.hook("save", 1))
+    final = recorder.run(0, 3, evaluate=2, save=1)
     assert final.step == 3
     assert recorder.events == [
         *("fetch 0", "step on batch 0", "log 1", "save 1"),
         *("fetch 1", "step on batch 1", "log 2", "evaluate 2", "save 2"),
-        *("fetch 2", "step on batch 2", "log 3", "flush", "evaluate 3", "save 3"),
+        *("fetch 2", "step on batch 2", "log 3", "flush", "evaluate 3", "save 3", "wait"),
     ]
 
 
 def test_a_run_that_goes_on_repeats_nothing() -> None:
     whole, first, second = Recorder(), Recorder(), Recorder()
-    whole.run(0, 4, whole.hook("save", 2))
-    first.run(0, 2, first.hook("save", 2))
-    second.run(2, 4, second.hook("save", 2))
-    assert [event for event in first.events + second.events if event != "flush"] == [
-        event for event in whole.events if event != "flush"
+    whole.run(0, 4, evaluate=0, save=2)
+    with pytest.raises(Preempted, match="step 2 is saved: run the same command again"):
+        first.run(0, 4, evaluate=0, save=2, notice=Notice(3))
+    second.run(2, 4, evaluate=0, save=0)
+    ends = ("flush", "wait")
+    assert [event for event in first.events + second.events if event not in ends] == [
+        event for event in whole.events if event not in ends
     ]
+
+
+def test_a_notice_between_steps_saves_the_state_it_finds() -> None:
+    recorder = Recorder()
+    with pytest.raises(Preempted, match="step 1 is saved"):
+        recorder.run(0, 4, evaluate=0, save=3, notice=Notice(2))
+    assert recorder.events == ["fetch 0", "step on batch 0", "log 1", "save 1", "wait"]
+
+
+def test_a_notice_ends_an_evaluation_which_is_made_up_for() -> None:
+    first, second = Recorder(), Recorder()
+
+    def interrupted(step: int, state: State) -> None:
+        raise Noticed
+
+    interrupted.every_steps = 2
+    save = Hook(first, "save", 2)
+    with pytest.raises(Preempted, match="step 2 is saved"):
+        loop.run(State(0), first.train_step, iter(range(4)), interrupted, save, first, 4, Notice(None))
+    assert first.events[-2:] == ["save 2", "wait"]
+    second.run(2, 3, evaluate=2, save=0)
+    assert second.events[:2] == ["evaluate 2", "fetch 2"]
 
 
 def test_a_finished_run_only_ends_again() -> None:
     recorder = Recorder()
-    recorder.run(4, 4, recorder.hook("evaluate", 0))
-    assert recorder.events == ["flush", "evaluate 4"]
+    recorder.run(4, 4, evaluate=0, save=0)
+    assert recorder.events == ["flush", "evaluate 4", "save 4", "wait"]
 
 
 def test_an_evaluation_runs_on_the_averaged_parameters_after_the_log_is_flushed() -> None:
     recorder = Recorder()
-    loop.Evaluate(lambda params: {"of": params}, recorder, 2)(4, State(4))
-    assert recorder.events == ["flush", "evaluation 4 of {'of': 'params 4'}"]
+    evaluate = loop.Evaluate(lambda params: {"of": {params: 0.5}}, recorder, 2, evaluated_step=None)
+    evaluate(4, State(4))
+    evaluate(4, State(4))
+    assert recorder.events == ["flush", "evaluation 4 of {'of': {'params 4': 0.5}}"]
+    assert (evaluate.evaluated_step, evaluate.numbers) == (4, {"of/params 4": 0.5})
+
+
+def test_an_evaluation_of_an_earlier_start_is_not_repeated() -> None:
+    recorder = Recorder()
+    loop.Evaluate(lambda params: {}, recorder, 2, evaluated_step=4)(4, State(4))
+    assert recorder.events == []
 
 
 class FakeCheckpoints:
     def __init__(self, last_step: int | None):
         self.last_step, self.saved = last_step, []
 
-    def save(self, step: int, state: State, record: Any) -> None:
+    def save(self, step: int, state: State, record: Any, numbers: Any) -> None:
         self.saved.append(step)
+        self.record, self.numbers = record, numbers
+
+    def check(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+def no_evaluation(logs: Any) -> loop.Evaluate:
+    return loop.Evaluate(lambda params: {}, logs, 0, evaluated_step=None)
 
 
 @pytest.mark.parametrize(("last_step", "saved"), [(None, [4]), (2, [4]), (4, [])])
 def test_a_state_is_saved_once(last_step: int | None, saved: list[int]) -> None:
     recorder, checkpoints = Recorder(), FakeCheckpoints(last_step)
-    loop.Save(checkpoints, {}, recorder, 2)(4, State(4))
+    loop.Save(checkpoints, {}, no_evaluation(recorder), recorder, 2)(4, State(4))
     assert recorder.events == ["flush"]
     assert checkpoints.saved == saved
+
+
+@pytest.mark.parametrize(("evaluated_step", "numbers"), [(4, {"r@1": 0.5}), (2, {})])
+def test_a_checkpoint_has_the_numbers_of_its_own_state(evaluated_step: int, numbers: dict[str, float]) -> None:
+    recorder, checkpoints = Recorder(), FakeCheckpoints(None)
+    evaluate = loop.Evaluate(lambda params: {"r@1": 0.5}, recorder, 2, evaluated_step=None)
+    evaluate(evaluated_step, State(evaluated_step))
+    loop.Save(checkpoints, {"config": 1}, evaluate, recorder, 2)(4, State(4))
+    assert checkpoints.record == {"config": 1, "step": 4, "evaluated_step": evaluated_step}
+    assert checkpoints.numbers == numbers
 
 
 class Progress:
@@ -147,17 +228,23 @@ def batches() -> Iterator[int]:
 def test_a_loss_that_is_not_finite_stops_the_run(term: str, last: int | None, kept: str) -> None:
     logs = real_logs(stop=True, last_checkpoint=last)
     checkpoints = FakeCheckpoints(last)
-    hook = loop.Save(checkpoints, {}, logs, 3)
+    evaluate = no_evaluation(logs)
+    save = loop.Save(checkpoints, {}, evaluate, logs, 3)
     with pytest.raises(UserError, match=rf"^{term} not finite at step 3; {kept}: lower optim.learning_rate"):
-        loop.run(State(0), losing(3, term), batches(), [hook], logs, 9)
+        loop.run(State(0), losing(3, term), batches(), evaluate, save, logs, 9, Notice(None))
     assert checkpoints.saved == []
+
+
+def run_without_hooks(train_step: Any, logs: Logs, num_steps: int) -> State:
+    hooks = Hook(Recorder(), "evaluate", 0), Hook(Recorder(), "save", 0)
+    return loop.run(State(0), train_step, batches(), *hooks, logs, num_steps, Notice(None))
 
 
 def test_the_last_step_is_looked_at_too() -> None:
     with pytest.raises(UserError, match="not finite at step 3"):
-        loop.run(State(0), losing(3, "loss"), batches(), [], real_logs(stop=True, last_checkpoint=None), 3)
+        run_without_hooks(losing(3, "loss"), real_logs(stop=True, last_checkpoint=None), 3)
 
 
 def test_where_such_updates_are_skipped_the_run_goes_on() -> None:
     logs = real_logs(stop=False, last_checkpoint=None)
-    assert loop.run(State(0), losing(2, "loss"), batches(), [], logs, 5).step == 5
+    assert run_without_hooks(losing(2, "loss"), logs, 5).step == 5
