@@ -86,10 +86,15 @@ start_slurm() {
   PIDS+=($!)
 }
 
+# Jobs first: steps that lose their controller wait for it.
 stop() {
-  scancel --full --signal=KILL --user="$(id -un)" 2>/dev/null || true
   scancel --user="$(id -un)" 2>/dev/null || true
+  for _ in $(seq 50); do
+    [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+    sleep 0.2
+  done
   kill "${PIDS[@]}" 2>/dev/null || true
+  timeout 10 tail --pid="${PIDS[0]}" --pid="${PIDS[-1]}" -f /dev/null || kill -KILL "${PIDS[@]}" 2>/dev/null || true
   wait
 }
 

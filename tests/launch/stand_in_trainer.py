@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Stands in for `python -m mmjax.train` where a launcher is tested: it keeps the same contract, and starts at once.
 
-It counts to the number of its option `--steps`, in a file of its own in the workdir. SIGTERM: it saves and ends with 75.
-Started again, it goes on. With `--ends 2,75` the first process ends with status 2 and the second with 75.
+It counts to the number of its option `--steps`, in a file of its own in the workdir. After SIGTERM it saves and ends
+with 75; started again, it goes on. With `--ends 2,75` the first process ends with status 2 and the second with 75.
 """
 
 import argparse

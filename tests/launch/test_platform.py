@@ -17,7 +17,7 @@ HIDING = "--xla_gpu_enable_latency_hiding_scheduler"
 def source(times: int = 1, **variables: str) -> dict[str, str]:
     """The settings after launch/platform.sh, as a child process sees them."""
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
-    command = f'set -euo pipefail; {f"source {SCRIPT}; " * times} env -0'
+    command = f"set -euo pipefail; {f'source {SCRIPT}; ' * times} env -0"
     done = subprocess.run(["bash", "-c", command], env=clean | variables, capture_output=True, text=True, check=True)
     pairs = (line.split("=", 1) for line in done.stdout.split("\0") if line)
     return {name: value for name, value in pairs if name in NAMES}

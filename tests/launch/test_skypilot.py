@@ -18,11 +18,18 @@ def task() -> dict[str, Any]:
 
 def test_each_node_runs_one_process_of_the_run(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text('#!/bin/bash\necho "$MMJAX_COORDINATOR $MMJAX_NUM_PROCESSES $MMJAX_PROCESS_ID $JAX_PLATFORMS $*"\n')
+    python.write_text(
+        '#!/bin/bash\necho "$MMJAX_COORDINATOR $MMJAX_NUM_PROCESSES $MMJAX_PROCESS_ID $JAX_PLATFORMS $*"\n'
+    )
     python.chmod(0o755)
     variables = {
         **{"SKYPILOT_NODE_IPS": "10.0.0.7\n10.0.0.8", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"},
-        **{"CONFIG": "a.py", "WORKDIR": "/runs/my run", "ARGUMENTS": "--config.a=1 --config.b=2", "PYTHON": str(python)},
+        **{
+            "CONFIG": "a.py",
+            "WORKDIR": "/runs/my run",
+            "ARGUMENTS": "--config.a=1 --config.b=2",
+            "PYTHON": str(python),
+        },
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "MMJAX_"))}
     said = subprocess.run(

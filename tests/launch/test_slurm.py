@@ -2,16 +2,27 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from mmjax import assembly
+from mmjax.experiment import from_values
+from mmjax.parallel.mesh import make_mesh
+from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.jsonl import read_lines
+from mmjax.workdir import read_config
+from tests.folders import write_image_folder
 
 ROOT = Path(__file__).parent.parent.parent
 CLUSTER, STAND_IN = ROOT / "tests" / "launch" / "slurm_cluster.sh", ROOT / "tests" / "launch" / "stand_in_trainer.py"
 NOT_AVAILABLE = 77
-TIMEOUT_SECS = 60
+TIMEOUT_SECS = 240
 
 
 class Cluster:
@@ -27,12 +38,11 @@ class Cluster:
             command, env=environment, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=TIMEOUT_SECS
         ).stdout.strip()
 
-    def submit(self, *arguments: str, python: Path = STAND_IN, tasks: int = 2, **variables: str) -> str:
-        """The number of a job that runs the trainer with these arguments."""
-        output = self.folder / "job-%j.out"
-        options = ("--parsable", f"--ntasks={tasks}", f"--output={output}")
+    def submit(self, *arguments: str, python: Path | str = STAND_IN, **variables: str) -> str:
+        """The number of a job that runs the trainer with these arguments, in two tasks."""
+        options = ("--parsable", "--ntasks=2", f"--output={self.folder / 'job-%j.out'}")
         variables = {"JAX_PLATFORMS": "cpu", "PYTHON": str(python)} | variables
-        return self("sbatch", *options, "launch/slurm.sbatch", "--config", "a.py", *arguments, **variables)
+        return self("sbatch", *options, "launch/slurm.sbatch", *arguments, **variables)
 
     def job(self, number: str) -> dict[str, str]:
         """What `scontrol show job` says of it."""
@@ -61,7 +71,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     command = ["bash", str(CLUSTER), str(folder)]
     with (folder / "cluster.out").open("w") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     said = process.stdout.readline().strip()
     if said != "ready":
         status = process.wait(TIMEOUT_SECS)
@@ -79,8 +90,8 @@ def number_in(path: Path) -> int:
 
 
 def test_a_stopped_job_is_queued_again_and_finishes(cluster: Cluster, tmp_path: Path) -> None:
-    """Whether the batch shell alone is signalled, or with its tasks; the tasks alone are in the test of real training."""
-    number = cluster.submit("--workdir", str(tmp_path), "--steps", "60")
+    """Whether the batch shell alone is signalled, or with its tasks; real training is tested with the tasks alone."""
+    number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--steps", "60")
     for restarts, whom in enumerate(["--batch", "--full"]):
         cluster.wait_until(number, lambda: number_in(tmp_path / "steps.1") > 20 * restarts)  # noqa: B023
         cluster("scancel", "--signal=TERM", whom, number)
@@ -93,14 +104,14 @@ def test_a_stopped_job_is_queued_again_and_finishes(cluster: Cluster, tmp_path: 
 
 
 def test_wrong_input_ends_the_job_whatever_other_tasks_say(cluster: Cluster, tmp_path: Path) -> None:
-    number = cluster.submit("--workdir", str(tmp_path), "--ends", "2,75")
+    number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--ends", "2,75")
     assert cluster.wait_for_end(number) == "FAILED"
     assert cluster.job(number)["ExitCode"] == "2:0"
     assert (cluster.job(number)["Restarts"], number_in(tmp_path / "starts.0")) == ("0", 1)
 
 
 def test_a_crash_is_started_again_a_limited_number_of_times(cluster: Cluster, tmp_path: Path) -> None:
-    number = cluster.submit("--workdir", str(tmp_path), "--ends", "139,75", MAX_CRASHES="2")
+    number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--ends", "139,75", MAX_CRASHES="2")
     assert cluster.wait_for_end(number) == "FAILED"
     assert cluster.job(number)["ExitCode"] == "1:0"
     assert (cluster.job(number)["Restarts"], number_in(tmp_path / "starts.0")) == ("0", 2)
@@ -109,6 +120,62 @@ def test_a_crash_is_started_again_a_limited_number_of_times(cluster: Cluster, tm
 
 
 def test_fewer_tasks_than_gpus_are_refused(cluster: Cluster, tmp_path: Path) -> None:
-    number = cluster.submit("--workdir", str(tmp_path), SLURM_GPUS_ON_NODE="8")
+    number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), SLURM_GPUS_ON_NODE="8")
     assert cluster.wait_for_end(number) == "FAILED"
     assert "--ntasks-per-node=8" in cluster.log(number)
+
+
+NUM_STEPS = 60
+
+
+class Training:
+    """Runs of the tiny model in two processes of one device, which see the same images and share what is compiled."""
+
+    def __init__(self, cluster: Cluster, folder: Path):
+        self._cluster, self._folder = cluster, folder
+        self._images = write_image_folder(folder / "images")
+
+    def submit(self, workdir: Path) -> str:
+        settings = {"mesh.data": 2, "train.num_steps": NUM_STEPS, "checkpoint.every_steps": NUM_STEPS}
+        settings |= {"evals.every_steps": 0, "logs.metrics.tensorboard": False}
+        variables = {
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        arguments = ["--config=tests/tiny_config.py", f"--workdir={workdir}", f"--data=imagefolder:{self._images}"]
+        overrides = [f"--config.{name}={value}" for name, value in settings.items()]
+        return self._cluster.submit(*arguments, *overrides, python=sys.executable, **variables)
+
+
+def num_logged(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def final_arrays(workdir: Path) -> list[np.ndarray]:
+    """The arrays of the last checkpoint."""
+    experiment = from_values(read_config(workdir))
+    mesh, checkpoints = make_mesh(experiment.mesh), Checkpoints(workdir / "checkpoints", read_only=True)
+    with jax.set_mesh(mesh):
+        state, _ = checkpoints.restore(assembly.program(experiment, mesh).abstract_state)
+    checkpoints.close()
+    return jax.tree.leaves(jax.device_get(state))
+
+
+def test_training_ends_with_the_same_bits_whether_it_was_preempted_or_not(cluster: Cluster, tmp_path: Path) -> None:
+    """SIGTERM to the tasks, as SLURM sends it before a time limit or a preemption."""
+    training, quiet, preempted = Training(cluster, tmp_path), tmp_path / "quiet", tmp_path / "preempted"
+    number = training.submit(quiet)
+    assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
+
+    number = training.submit(preempted)
+    cluster.wait_until(number, lambda: num_logged(preempted) > NUM_STEPS // 10)
+    cluster("scancel", "--signal=TERM", number)
+    assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
+
+    assert cluster.job(number)["Restarts"] == "1"
+    assert [line["step"] for line in read_lines(preempted / "metrics.jsonl")] == list(range(1, NUM_STEPS + 1))
+    for expected, found in zip(final_arrays(quiet), final_arrays(preempted), strict=True):
+        np.testing.assert_array_equal(expected, found)

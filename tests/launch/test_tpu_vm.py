@@ -24,9 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "FAKE_GCLOUD": str(folder), "POLL_SECS": "0"}
     command = ["bash", str(SCRIPT), *arguments]
-    return subprocess.run(
-        command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False)
 
 
 def train(folder: Path, *script: str) -> tuple[int, list[str]]:
