@@ -65,7 +65,10 @@ SchedulerParameters=sched_interval=1,bf_interval=1
 ReturnToService=2
 SlurmdParameters=config_overrides
 NodeName=localhost NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=2
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 CONFIG
 }
 
@@ -100,7 +103,7 @@ stop() {
 
 wait_until_idle() {
   for _ in $(seq 100); do
-    [ "$(sinfo --noheader --format=%T 2>/dev/null)" != idle ] || return 0
+    [ "$(sinfo --noheader --partition=main --format=%T 2>/dev/null)" != idle ] || return 0
     sleep 0.2
   done
   skip "SLURM did not start within 20 s: $(tail -qn 1 "$FOLDER"/slurm*.log 2>/dev/null | tr '\n' ' ')"
