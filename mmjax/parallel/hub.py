@@ -79,6 +79,8 @@ class Hub:
             while not self._over:
                 await asyncio.sleep(min(1.0, self._limits.silence_secs / 4))
                 self._look_for_lost()
+            for member in self._members.values():
+                await _close(member.writer)
 
     async def _wait_for_all(self) -> None:
         start = time.monotonic()
@@ -104,7 +106,7 @@ class Hub:
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             hello = await _receive(reader)
             if hello is None or not self._is_welcome(hello, writer):
-                writer.close()
+                await _close(writer)
                 return
             member = self._members[hello["process"]] = Member(hello["process"], hello["host"], writer)
             with contextlib.suppress(ConnectionError):
@@ -170,7 +172,8 @@ class Hub:
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for member in self._members.values():
-            _tell(member.writer, message)
+            if not member.left:
+                _tell(member.writer, message)
 
 
 def _stalled(members: Iterable[Member]) -> str:
@@ -189,6 +192,13 @@ def _difference(member: Member, first: dict[str, Any], values: dict[str, Any]) -
     )
     more = f" (and {len(changed) - SHOWN_DIFFERENCES} more)" if len(changed) > SHOWN_DIFFERENCES else ""
     return f"{shown} on {member}{more}: give all processes the same command, code, libraries and data"
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Sends what was not sent yet, and ends a connection."""
+    with contextlib.suppress(ConnectionError):
+        writer.close()
+        await writer.wait_closed()
 
 
 async def _receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:

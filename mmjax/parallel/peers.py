@@ -20,39 +20,61 @@ BEATS_A_LIMIT = 4
 SAID_EVERY_SECS = 5.0
 LAST_WORDS_SECS = 2.0
 """For a process that was told to end because another one ended, to say first what is wrong with itself."""
+THREAD_SECS = 5.0
 VERDICT_SECS = 5.0
 """A failed collective may be the fault of another process; the hub knows within this time."""
 
 Say = Callable[[str], None]
+End = Callable[[str, int], None]
+"""(why, status): ends this process, from a thread that is not the main one, which may hang in compiled code."""
+
+
+def end_process(why: str, status: int) -> None:
+    """Says why and exits at once."""
+    print(f"stopped: {why}", file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 class Peers:
     """The connection of one process to the hub. When another process is lost, this one ends: a collective without it
     would wait for ever, in compiled code that nothing can interrupt."""
 
-    def __init__(self, connection: socket.socket, limits: Limits, activity: Activity):
-        self._connection, self._limits, self._activity = connection, limits, activity
+    def __init__(self, connection: socket.socket, limits: Limits, activity: Activity, end: End):
+        self._connection, self._limits, self._activity, self._end_process = connection, limits, activity, end
         self._lines = connection.makefile("r", encoding="utf-8")
         self._sending = threading.Lock()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._coordinator = Doing("start-up", 0, 0.0, 0)
         self._heard = time.monotonic()
+        self._threads: list[threading.Thread] = []
 
     @classmethod
     def meet(
-        cls, address: tuple[str, int], process: int, num_processes: int, limits: Limits, activity: Activity, say: Say
+        cls,
+        address: tuple[str, int],
+        process: int,
+        num_processes: int,
+        limits: Limits,
+        activity: Activity,
+        say: Say = print,
+        end: End = end_process,
     ) -> "Peers":
         """Connects to the hub at `address` and waits until all processes have.
 
         Raises:
             StartAgain: the hub, or another process, did not come in time.
         """
-        peers = cls(_connected(address, limits.start_secs), limits, activity)
+        peers = cls(_connected(address, limits.start_secs), limits, activity, end)
         peers._send({"process": process, "num_processes": num_processes, "host": socket.gethostname()})
-        peers._wait_for_all(say)
-        for target in (peers._listen, peers._beat):
-            threading.Thread(target=target, daemon=True).start()
+        try:
+            peers._wait_for_all(say)
+        except Exception:
+            peers.close()
+            raise
+        peers._threads += [threading.Thread(target=target, daemon=True) for target in (peers._listen, peers._beat)]
+        for thread in peers._threads:
+            thread.start()
         return peers
 
     def agree(self, name: str, values: Mapping[str, Any]) -> None:
@@ -75,7 +97,17 @@ class Peers:
         with contextlib.suppress(OSError, queue.Empty):
             self._send({"left": status, "reason": reason})
             self._answers.get(timeout=self._limits.silence_secs)
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection without a word, as the operating system does for a process that is killed."""
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+        for thread in self._threads:
+            thread.join(THREAD_SECS)
+        self._lines.close()
 
     def wait_for_verdict(self) -> None:
         """Gives the hub time to find that it was another process which made this one fail, and to end this one."""
@@ -100,6 +132,7 @@ class Peers:
                 self._heard = time.monotonic()
                 if "lost" in message:
                     self._end(message["lost"], message["status"])
+                    return
                 elif "doing" in message:
                     self._coordinator = Doing(*message["doing"])
                 else:
@@ -121,14 +154,12 @@ class Peers:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def _end(self, text: str, status: int) -> None:
-        """Ends this process, from a thread that is not the main one, which may hang in compiled code."""
         if self._ended.is_set():
             return
         if status == 2:
             time.sleep(LAST_WORDS_SECS)
         if not self._ended.is_set():
-            print(f"stopped: {text}", file=sys.stderr, flush=True)
-            os._exit(status)
+            self._end_process(text, status)
 
 
 def _connected(address: tuple[str, int], timeout_secs: float) -> socket.socket:
