@@ -147,7 +147,7 @@ class Training:
 
     def submit(self, workdir: Path) -> str:
         settings = {"mesh.data": 2, "train.num_steps": NUM_STEPS, "checkpoint.every_steps": NUM_STEPS}
-        settings |= {"evals.every_steps": 0, "logs.metrics.tensorboard": False}
+        settings |= {"evals.splits": "", "logs.metrics.tensorboard": False}
         variables = {
             "JAX_NUM_CPU_DEVICES": "1",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
