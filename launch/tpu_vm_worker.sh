@@ -22,13 +22,18 @@ stop_previous() {
 }
 
 train() {
+  local pid status=0
   stop_previous
   # JAX asks the metadata of the TPU where this worker stands.
   PLATFORM=tpu PYTHON=.venv/bin/python MMJAX_COORDINATOR=auto bash launch/train.sh "$@" &
-  echo "$!" >"$PID_FILE"
-  local status=0
-  wait "$!" || status=$?
-  rm -f "$PID_FILE"
+  pid=$!
+  echo "$pid" >"$PID_FILE"
+  trap : TERM # a machine that goes down signals the trainer too: this shell waits until it has saved
+  while kill -0 "$pid" 2>/dev/null; do
+    status=0
+    wait "$pid" || status=$?
+  done
+  [ "$(cat "$PID_FILE")" != "$pid" ] || rm "$PID_FILE"
   echo "tpu_vm: $(hostname) ended with status $status"
   return "$status"
 }

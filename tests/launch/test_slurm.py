@@ -135,7 +135,7 @@ def test_fewer_tasks_than_gpus_are_refused(cluster: Cluster, tmp_path: Path) -> 
     assert "--ntasks-per-node=8" in cluster.log(number)
 
 
-NUM_STEPS = 60
+NUM_STEPS = 120
 
 
 class Training:
@@ -181,7 +181,7 @@ def test_training_ends_with_the_same_bits_whether_it_was_preempted_or_not(cluste
     assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
 
     number = training.submit(preempted)
-    cluster.wait_until(number, lambda: num_logged(preempted) > NUM_STEPS // 10)
+    cluster.wait_until(number, lambda: num_logged(preempted) > 0)
     cluster("scancel", "--signal=TERM", number)
     assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
 

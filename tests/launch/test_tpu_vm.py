@@ -2,13 +2,16 @@
 
 import os
 import shlex
+import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT, FAKE = ROOT / "launch" / "tpu_vm.sh", ROOT / "tests" / "launch" / "fake_gcloud.sh"
+STAND_IN = ROOT / "tests" / "launch" / "stand_in_trainer.py"
 WHERE = ("--name", "run", "--zone", "us-east5-b", "--accelerator", "v6e-16")
 WHAT = ("--", "--config", "a.py", "--workdir", "/mnt/my runs")
 
@@ -89,3 +92,18 @@ def test_wrong_options_are_one_line(folder: Path, arguments: tuple[str, ...], me
     done = launch(folder, *arguments)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(message)
+
+
+def test_a_worker_stops_the_trainer_that_an_earlier_launcher_left(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(STAND_IN)
+    command = ["bash", str(tmp_path / "launch" / "tpu_vm_worker.sh"), "train", f"--workdir={tmp_path / 'run'}"]
+    with subprocess.Popen([*command, "--steps=1000"], stdout=subprocess.PIPE, text=True) as earlier:
+        while not (tmp_path / "run" / "steps.0").exists():
+            assert earlier.poll() is None
+            time.sleep(0.05)
+        later = subprocess.run([*command, "--steps=1"], capture_output=True, text=True, timeout=60, check=False)
+        said, _ = earlier.communicate()
+    assert (earlier.returncode, said.split()[-1]) == (75, "75")
+    assert (later.returncode, later.stdout.split()[-1]) == (0, "0")
