@@ -90,12 +90,20 @@ install() {
   on_all_workers "bash launch/tpu_vm_worker.sh install && $SETUP"
 }
 
+# Flags of your own, which are set where the launcher runs, reach the workers.
+own_flags() {
+  local name
+  for name in LIBTPU_INIT_ARGS XLA_FLAGS; do
+    [ -z "${!name:-}" ] || printf '%s=%q ' "$name" "${!name}"
+  done
+}
+
 # What becomes of the run: finished, wrong (input), again, or failed. gcloud gives the status of one worker only, so
 # those that all workers print are read: one that lost a peer ends with 75, whatever the peer died of.
 train() {
   local status=0 statuses log
   log="$(mktemp)"
-  on_all_workers bash launch/tpu_vm_worker.sh train "$(printf '%q ' "${TRAINER[@]}")" | tee "$log" >&3 || status=$?
+  on_all_workers "$(own_flags)bash launch/tpu_vm_worker.sh train $(printf '%q ' "${TRAINER[@]}")" | tee "$log" >&3 || status=$?
   statuses="$(sed -n 's/.*tpu_vm: .* ended with status \([0-9]*\).*/\1/p' "$log" | sort -u)"
   rm -f "$log"
   outcome "$status" "$statuses"

@@ -68,7 +68,8 @@ def test_a_run_that_is_there_is_gone_on_with(folder: Path) -> None:
     assert train(folder, "0,0 ACTIVE") == (0, [*UP[1:], "delete"])
 
 
-def test_dry_run_prints_the_commands_and_runs_none(folder: Path) -> None:
+def test_dry_run_prints_the_commands_and_runs_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--a=1 --b=2")
     done = launch(folder, *WHERE, "--slices", "2", "--setup", "mount it", "--dry-run", *WHAT)
     assert (done.returncode, (folder / "calls").exists()) == (0, False)
     commands = [shlex.split(line)[4:] for line in done.stdout.splitlines()]
@@ -77,6 +78,7 @@ def test_dry_run_prints_the_commands_and_runs_none(folder: Path) -> None:
     assert "--command=cd mmjax && bash launch/tpu_vm_worker.sh install && mount it" in commands[4]
     remote = next(word for word in commands[5] if word.startswith("--command="))
     assert shlex.split(remote)[-4:] == ["--config", "a.py", "--workdir", "/mnt/my runs"]
+    assert "LIBTPU_INIT_ARGS=--a=1 --b=2" in shlex.split(remote)
 
 
 @pytest.mark.parametrize(
