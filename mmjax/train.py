@@ -60,8 +60,8 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         StartAgain: the machine is taken away, or not all processes of the run are there.
     """
     activity = Activity()
-    with processes.joined(experiment.processes, activity, print) as company:
-        company.agree("config", {"config": experiment.to_dict(), "versions": versions()})
+    said = {"config": experiment.to_dict(), "versions": versions()}
+    with processes.joined(experiment.processes, said, activity, print) as company:
         return train_together(experiment, directory, company, activity)
 
 

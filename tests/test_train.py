@@ -113,9 +113,13 @@ def stop_at_batch(number: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "place", place_or_stop)
 
 
-def test_eight_devices_give_the_losses_of_one(finished: Path, folder: Path, tmp_path: Path) -> None:
-    mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
-    assert start(tmp_path, f"imagefolder:{folder}", "--config.evals.splits=()", *mesh) == 0
+def test_a_run_goes_on_on_other_meshes(finished: Path, folder: Path, tmp_path: Path) -> None:
+    """Data, fsdp and tensor parallel in turn, and then one device: the same examples, the same losses."""
+    meshes = {2: (8, 1, 1), 4: (2, 4, 1), 5: (1, 2, 2), NUM_STEPS: (1, 1, 1)}
+    for last_step, sizes in meshes.items():
+        mesh = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), sizes, strict=True)]
+        length = f"--config.train.num_steps={last_step}"
+        assert start(tmp_path, f"imagefolder:{folder}", "--config.evals.splits=()", length, *mesh) == 0
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=LAYER)
 
 

@@ -19,6 +19,8 @@ from mmjax.parallel.activity import Doing
 MAX_LINE_BYTES = 2**24
 """Of one message: a whole config fits easily."""
 SHOWN_DIFFERENCES = 5
+LAST_SECS = 10.0
+"""For all others to end after process 0 has failed."""
 
 
 class Limits(NamedTuple):
@@ -39,6 +41,7 @@ class Member:
     heard: float = field(default_factory=time.monotonic)
     doing: Doing = Doing("start-up", 0, 0.0, 0)
     left: bool = False
+    gone: bool = False
 
     def __str__(self) -> str:
         return f"process {self.process} ({self.host})"
@@ -113,6 +116,7 @@ class Hub:
                 while message := await _receive(reader):
                     member.heard = time.monotonic()
                     await self._hear(member, message)
+            member.gone = True
             if not member.left and not self._over:
                 self._end(f"{member} was lost; it was last doing {member.doing}", 75)
 
@@ -147,14 +151,20 @@ class Hub:
         member.left = True
         if status and not self._over:
             self._end(f"{member} ended: {reason}", 2 if status == 2 else 75)
-        # Process 0 takes the hub with it.
-        while member.process == 0 and not status and not all(other.left for other in self._members.values()):
-            await asyncio.sleep(0.05)
+        if member.process == 0:
+            # It takes the hub with it, and JAX's service, without which the others cannot say why they end.
+            await self._wait_for_others(status)
         self._over = self._over or member.process == 0
         _tell(member.writer, {"goodbye": True})
         for other in self._members.values():
             with contextlib.suppress(ConnectionError):
                 await other.writer.drain()
+
+    async def _wait_for_others(self, status: int) -> None:
+        others = [member for member in self._members.values() if member.process != 0]
+        end = time.monotonic() + (LAST_SECS if status else self._limits.silence_secs)
+        while time.monotonic() < end and not all(other.gone or (other.left and not status) for other in others):
+            await asyncio.sleep(0.05)
 
     def _look_for_lost(self) -> None:
         now, here = time.monotonic(), [member for member in self._members.values() if not member.left]

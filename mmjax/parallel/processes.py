@@ -95,13 +95,15 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
 
 
 @contextlib.contextmanager
-def joined(config: ProcessesConfig, activity: Activity, say: Say) -> Iterator[Company]:
+def joined(config: ProcessesConfig, said: Mapping[str, Any], activity: Activity, say: Say) -> Iterator[Company]:
     """Starts with all processes of the run, and ends with them. To be entered before JAX is asked for devices.
+
+    What is `said` has to be the same on all.
 
     When this process fails, the others are told why, and end; it has to exit by `os._exit`, as `command_line.run` does.
 
     Raises:
-        UserError: the environment is wrong.
+        UserError: the environment is wrong, or other processes say otherwise.
         StartAgain: not all processes came in time.
     """
     here = place()
@@ -110,6 +112,8 @@ def joined(config: ProcessesConfig, activity: Activity, say: Say) -> Iterator[Co
         return
     peers = _meet(here, Limits(config.start_secs, config.silence_secs, config.stall_secs), activity, say)
     try:
+        # Before JAX has started: a process that ends afterwards takes the others down without a word.
+        peers.agree("start", said)
         _start_jax(here, config)
         yield peers
     except Preempted:

@@ -1,0 +1,70 @@
+"""Runs of several processes, started by `launch/local.sh`: what becomes of them when one process is lost."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.faults.runs import Runs, ended, losses, saved_steps, steps, wait_for
+from tests.folders import write_image_folder
+from tests.tolerances import LAYER
+
+STEPS = ("--config.train.num_steps=8", "--config.checkpoint.every_steps=2", "--config.evals.splits=()")
+TWO = ["--processes", "2", "--devices-per-process", "1"]
+MESH = "--config.mesh.data=2"
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, compiled_folder: Path, shared_compilations: None) -> Runs:
+    return Runs(write_image_folder(tmp_path_factory.mktemp("images")), compiled_folder, *STEPS)
+
+
+def processes_of(launcher: int) -> dict[int, psutil.Process]:
+    """The training processes that a launcher has started, by their number."""
+    children = psutil.Process(launcher).children()
+    found = {child.environ().get("MMJAX_PROCESS_ID"): child for child in children if "mmjax.train" in child.cmdline()}
+    return {int(number): child for number, child in found.items() if number is not None}
+
+
+def test_two_processes_are_stopped_killed_and_started_again(tiny: Runs, tmp_path: Path) -> None:
+    """They follow the run of one process, and its last steps are made by one process."""
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    assert tiny.inside(whole, MESH) == 0
+
+    stopped = tiny.start_locally(workdir, TWO, MESH)
+    wait_for(lambda: len(steps(workdir)) >= 1)
+    stopped.send_signal(signal.SIGTERM)
+    status, errors = ended(stopped)
+    assert status == 75
+    assert f"step {saved_steps(workdir)[-1]} is saved: run the same command again to go on" in errors
+
+    before = len(steps(workdir))
+    killed = tiny.start_locally(workdir, TWO, MESH, "--config.train.num_steps=6")
+    wait_for(lambda: len(steps(workdir)) > before)
+    processes_of(killed.pid)[1].kill()
+    status, errors = ended(killed)
+    assert status == 0
+    assert "process 1 (" in errors
+    assert "was lost; it was last doing " in errors
+    assert "starting again (1 of 3)" in errors
+    assert saved_steps(workdir)[-1] == 6
+
+    assert tiny.inside(workdir, "--config.mesh.data=1") == 0
+    assert steps(workdir) == steps(whole)
+    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=LAYER)
+
+
+def test_processes_with_other_configs_are_refused(tiny: Runs, tmp_path: Path) -> None:
+    address = {"MMJAX_COORDINATOR": "127.0.0.1:29500", "MMJAX_NUM_PROCESSES": "2"}
+    started = [
+        tiny.start(tmp_path, f"--config.train.seed={process}", MMJAX_PROCESS_ID=str(process), **address)
+        for process in range(2)
+    ]
+    for status, errors in map(ended, started):
+        assert status == 2
+        assert "error: config.train.seed is 0 on process 0 and 1 on process 1 (" in errors
+        assert "give all processes the same command, code, libraries and data" in errors
+    assert not list(tmp_path.iterdir())
