@@ -24,9 +24,8 @@ check "ruff check" "$VENV/bin/ruff" check .
 check "ruff format" "$VENV/bin/ruff" format --check .
 check "mypy" "$VENV/bin/mypy"
 check "lint-imports" "$VENV/bin/lint-imports"
-if command -v shellcheck >/dev/null; then
-  check "shellcheck" shellcheck --external-sources launch/*.sh .ci/run
-fi
+check "shellcheck" "$VENV/bin/shellcheck" --external-sources launch/*.sh launch/*.sbatch tests/*/*.sh .ci/run
+check "hadolint" "$VENV/bin/hadolint" launch/Containerfile
 check "pytest" "$VENV/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --junitxml=runs/tests.xml "$@"
 
 [ ${#FAILED[@]} -eq 0 ] || { echo "Failed: ${FAILED[*]}" >&2; exit 1; }
