@@ -10,6 +10,9 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+# shellcheck source=launch/platform.sh
+PLATFORM=cpu source "$(dirname "${BASH_SOURCE[0]}")/platform.sh"
+
 USER_ERROR=2 START_AGAIN=75
 # For the others to notice that one was lost, and to end by themselves.
 GRACE_SECS=60

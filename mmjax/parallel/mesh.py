@@ -99,8 +99,8 @@ def _across(sizes: Sequence[int], groups: Sequence[Sequence[Any]]) -> str:
     """What is slow where the data axis cannot have the slices for itself."""
     counts = ", ".join(str(len(group)) for group in groups)
     return (
-        f"mesh {_written(sizes)} does not give each of {len(groups)} slices or nodes ({counts} devices) an equal part of "
-        "the data axis: fsdp or tensor go over the slower network between them"
+        f"mesh {_written(sizes)} does not give each of {len(groups)} slices or nodes ({counts} devices) an equal part "
+        "of the data axis: fsdp or tensor go over the slower network between them"
     )
 
 

@@ -22,6 +22,7 @@ from mmjax.parallel.peers import Peers, Say
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "MMJAX_COORDINATOR", "MMJAX_NUM_PROCESSES", "MMJAX_PROCESS_ID"
 HOSTS = "MMJAX_HOSTS"
 DETECTION_SECS = 60
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Place(NamedTuple):
     num_processes: int
     process: int
     hosts: tuple[str, ...]
+    local_device_ids: tuple[int, ...] | None = None
+    """Which GPUs of its host are its own, where it shares them with other processes."""
 
 
 class Company(Protocol):
@@ -141,6 +144,7 @@ def _start_jax(here: Place, config: ProcessesConfig) -> None:
         f"{here.host}:{here.port + 1}",
         here.num_processes,
         here.process,
+        here.local_device_ids,
         initialization_timeout=int(config.start_secs),
         # The hub notices sooner, and says more.
         heartbeat_timeout_seconds=int(max(100, 4 * config.silence_secs)),
@@ -167,7 +171,7 @@ def _leave(peers: Peers, error: BaseException) -> None:
 
 def _detected(environment: Mapping[str, str]) -> Place:
     """What JAX finds in the environment of a cluster."""
-    address, num_processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+    address, num_processes, process, device_ids = ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, None, None, 60
     )
     if address is None or num_processes is None or process is None:
@@ -175,8 +179,10 @@ def _detected(environment: Mapping[str, str]) -> Place:
             f"{COORDINATOR}=auto, but this is neither a SLURM step nor a TPU host: set {COORDINATOR}=HOST:PORT, "
             f"{NUM_PROCESSES} and {PROCESS_ID}"
         )
-    host, _, port = address.rpartition(":")
-    return Place(host, int(port), num_processes, process, _hosts(environment))
+    host, _, number = address.rpartition(":")
+    # JAX takes a port near the last one there is, and ours is followed by another.
+    port = min(int(number), LAST_PORT - 1)
+    return Place(host, port, num_processes, process, _hosts(environment), tuple(device_ids) if device_ids else None)
 
 
 def _hosts(environment: Mapping[str, str]) -> tuple[str, ...]:

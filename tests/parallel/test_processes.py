@@ -166,14 +166,16 @@ def environment(address: str, num_processes: str = "", process: str = "", **othe
 def test_the_environment_says_where_a_process_stands() -> None:
     assert processes.place({}) is None
     place = processes.place(environment("head:12", "3", "2", MMJAX_HOSTS="a,b,c"))
-    assert place == ("head", 12, 3, 2, ("a", "b", "c"))
+    assert place == ("head", 12, 3, 2, ("a", "b", "c"), None)
 
 
-def test_slurm_says_it_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"JOB_ID": "4097", "STEP_NODELIST": "node[003-004]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
+@pytest.mark.parametrize(("job", "port"), [("4097", 61441), ("4095", 65534)])
+def test_slurm_says_it_in_its_own_words(job: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process of a node has the GPU of its number there; the last port is followed by none."""
+    names = {"JOB_ID": job, "STEP_NODELIST": "node[003-004]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
     for name, value in names.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert processes.place(environment("auto")) == ("node003", 61441, 2, 1, ())
+    assert processes.place(environment("auto")) == ("node003", port, 2, 1, (), (0,))
 
 
 @pytest.mark.parametrize(
