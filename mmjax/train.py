@@ -4,9 +4,10 @@ Run again with the same workdir, it goes on from the last checkpoint.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -66,6 +67,18 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
         return train_together(experiment, directory, company, activity)
 
 
+class Parts(NamedTuple):
+    """What a run is made of, before it has a state."""
+
+    experiment: Experiment
+    directory: Path
+    source: Source
+    tokenizer: Tokenizer
+    fingerprint: Mapping[str, str]
+    mesh: jax.sharding.Mesh
+    activity: Activity
+
+
 def train_together(
     experiment: Experiment, directory: Path, company: processes.Company, activity: Activity
 ) -> TrainState:
@@ -78,69 +91,82 @@ def train_together(
     tokenizer = assembly.load_tokenizer(experiment)
     fingerprint = assembly.fingerprint(experiment, tokenizer)
     company.agree("data", {**fingerprint, "data": data_fingerprint(source)})
-    with jax.set_mesh(mesh):
+    parts = Parts(experiment, directory, source, tokenizer, fingerprint, mesh, activity)
+    with jax.set_mesh(mesh), Preemption() as preemption:
         program = assembly.program(experiment, mesh)
         encoders = assembly.encoders(program.model.graphdef, mesh)
-        with Preemption() as preemption:
-            evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory, preemption.until_noticed)
-            workdir.claim(directory, experiment.to_dict(), fingerprint, writes=jax.process_index() == 0)
-            keep_compiled(directory / workdir.COMPILED)
-            with contextlib.closing(Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)) as checkpoints:
-                state, record = first_state(program, checkpoints)
-                batches = global_batches(experiment, source, tokenizer, mesh, directory, int(state.step))
-                with opened_logs(experiment, directory, program, checkpoints, int(state.step), activity) as logs:
-                    evaluate = loop.Evaluate(evaluation, logs, experiment.evals.every_steps, record["evaluated_step"])
-                    kept = {"config": experiment.to_dict(), "fingerprint": fingerprint, "versions": versions()}
-                    save = loop.Save(checkpoints, kept, evaluate, logs, experiment.checkpoint.every_steps)
-                    num_steps = experiment.train.num_steps
-                    state = loop.run(state, program.step, batches, evaluate, save, logs, num_steps, preemption)
-                    say_end(logs, directory, experiment)
+        evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory, preemption.until_noticed)
+        workdir.claim(directory, experiment.to_dict(), fingerprint, writes=jax.process_index() == 0)
+        keep_compiled(directory / workdir.COMPILED)
+        with contextlib.closing(Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)) as checkpoints:
+            return go_on(parts, program, evaluation, checkpoints, preemption)
+
+
+def go_on(
+    parts: Parts,
+    program: Program,
+    evaluation: assembly.Evaluation,
+    checkpoints: Checkpoints,
+    preemption: Preemption,
+) -> TrainState:
+    """The state after all steps, from that of the last checkpoint."""
+    experiment = parts.experiment
+    state, record = first_state(program, checkpoints)
+    bad_records = opened_bad_records(parts, record["skipped"])
+    batches = global_batches(parts, bad_records, int(state.step))
+    with opened_logs(parts, program, checkpoints, int(state.step)) as logs:
+        evaluate = loop.Evaluate(evaluation, logs, experiment.evals.every_steps, record["evaluated_step"])
+        kept = functools.partial(kept_with_state, parts, bad_records)
+        save = loop.Save(checkpoints, kept, evaluate, logs, experiment.checkpoint.every_steps)
+        state = loop.run(state, program.step, batches, evaluate, save, logs, experiment.train.num_steps, preemption)
+        say_end(logs, parts.directory, experiment)
     return state
 
 
 def first_state(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, Mapping[str, Any]]:
     """The state and record of the last checkpoint that is whole, or those of a new run."""
     if checkpoints.last_step is None:
-        return program.init(), {"evaluated_step": None}
+        return program.init(), {"evaluated_step": None, "skipped": []}
     return checkpoints.restore(program.abstract_state)
 
 
-def global_batches(
-    experiment: Experiment,
-    source: Source,
-    tokenizer: Tokenizer,
-    mesh: jax.sharding.Mesh,
-    directory: Path,
-    start_step: int,
-) -> Iterator[Batch]:
-    """The batches of the steps from `start_step` on, on the devices of `mesh`."""
-    data = experiment.data
-    unusable = workdir.bad_records(directory, process=jax.process_index())
+def kept_with_state(parts: Parts, bad_records: BadRecords) -> dict[str, Any]:
+    """What a checkpoint says beside the state; all processes ask together."""
+    return {
+        "config": parts.experiment.to_dict(),
+        "fingerprint": dict(parts.fingerprint),
+        "versions": versions(),
+        "skipped": processes.gathered(bad_records.skipped),
+    }
+
+
+def opened_bad_records(parts: Parts, skipped: Iterable[int]) -> BadRecords:
+    """The list of what this process cannot use, with the positions that the run has skipped before."""
+    path = workdir.bad_records(parts.directory, process=jax.process_index())
+    return BadRecords(len(parts.source), parts.experiment.data.max_bad_share, path, skipped)
+
+
+def global_batches(parts: Parts, bad_records: BadRecords, start_step: int) -> Iterator[Batch]:
+    """The batches of the steps from `start_step` on, on the devices of the mesh."""
     host_batches = train_batches(
-        data,
-        source,
-        tokenizer,
-        seed=experiment.train.seed,
+        parts.experiment.data,
+        parts.source,
+        parts.tokenizer,
+        seed=parts.experiment.train.seed,
         start_step=start_step,
-        num_steps=experiment.train.num_steps,
+        num_steps=parts.experiment.train.num_steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        bad_records=BadRecords(len(source), data.max_bad_share, unusable),
+        bad_records=bad_records,
     )
-    sharding = batch_sharding(mesh)
+    sharding = batch_sharding(parts.mesh)
     return (place(batch, sharding) for batch in host_batches)
 
 
 @contextlib.contextmanager
-def opened_logs(
-    experiment: Experiment,
-    directory: Path,
-    program: Program,
-    checkpoints: Checkpoints,
-    start_step: int,
-    activity: Activity,
-) -> Iterator[Logs]:
+def opened_logs(parts: Parts, program: Program, checkpoints: Checkpoints, start_step: int) -> Iterator[Logs]:
     """The logs of the run; only the first process writes and shows them."""
+    experiment, directory, activity = parts.experiment, parts.directory, parts.activity
     config, num_steps = experiment.logs, experiment.train.num_steps
     is_first = jax.process_index() == 0
     written = experiment.to_dict()

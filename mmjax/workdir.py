@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "data.prefetch",
     "data.cache_bytes",
     "data.max_bad_share",
+    "data.retry_secs",
     "processes.",
 )
 """Keys (or their beginnings) that may differ when a run goes on: they leave its batches and its updates as they are,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mmjax.errors import UserError
@@ -17,10 +18,13 @@ class BadRecords:
       total: records in the source.
       max_share: share of bad records past which `bad` raises UserError.
       path: JSON-lines file that each bad record is appended to, once; None writes no file.
+      skipped: positions of the run whose record could not be reached. They stay skipped when the run goes on, though it
+        may be there again: a run has one history.
     """
 
-    def __init__(self, total: int, max_share: float, path: Path | None = None):
+    def __init__(self, total: int, max_share: float, path: Path | None = None, skipped: Iterable[int] = ()):
         self.total, self.max_share, self.path = total, max_share, path
+        self.skipped: Collection[int] = frozenset(skipped)
         self._seen = 0
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -43,6 +47,12 @@ class BadRecords:
                 self._bad[index] = f"{name}: {reason}"
                 self._write(index, name, reason)
             self._check()
+
+    def skip(self, position: int, index: int, reason: str) -> None:
+        """Notes that record `index` could not be reached at `position`; raises UserError as `bad` does."""
+        with self._lock:
+            self.skipped = frozenset(self.skipped) | {position}
+        self.bad(index, f"record {index} at position {position}", reason)
 
     def _write(self, index: int, name: str, reason: str) -> None:
         if self.path is not None:

@@ -25,6 +25,7 @@ class DataConfig:
       prefetch: batches prepared ahead.
       cache_bytes: memory for decoded images, so that a small data set is decoded once.
       max_bad_share: share of records that cannot be used past which the run stops.
+      retry_secs: how long a record that cannot be reached is tried again before its row is skipped.
     """
 
     source: str = "emoji"
@@ -43,3 +44,4 @@ class DataConfig:
     prefetch: int = 2
     cache_bytes: int = 256 * 2**20
     max_bad_share: float = 0.01
+    retry_secs: float = 60.0

@@ -11,7 +11,8 @@ from mmjax.data import augment, captions, preprocess
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.order import record_index
-from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.patience import PatientSource
+from mmjax.data.records import BadRecord, Record, Source, Unreachable
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import hashes
 from mmjax.types import HostBatch
@@ -56,7 +57,8 @@ class Examples:
         bad_records: BadRecords,
         rare_words: frozenset[str] = frozenset(),
     ):
-        self._config, self._source, self._tokenizer, self._bad_records = config, source, tokenizer, bad_records
+        self._config, self._tokenizer, self._bad_records = config, tokenizer, bad_records
+        self._source = PatientSource(source, config.retry_secs)
         self._cache: dict[int, Loaded] = {}
         self._cache_bytes_left = config.cache_bytes
         self._cache_lock = threading.Lock()
@@ -77,7 +79,7 @@ class Examples:
         return self._stack([self._eval_row(index) if index < num_records else self._empty_row for index in indices])
 
     def _train_row(self, seed: int, position: int) -> Row:
-        loaded = self._load(record_index(seed, position, len(self._source)), keep_size=self._config.augment.crops)
+        loaded = self._load_at(position, record_index(seed, position, len(self._source)), self._config.augment.crops)
         if loaded is None:
             return self._empty_row
         rng = augment.generator(seed, position)
@@ -88,10 +90,20 @@ class Examples:
         return Row(np.asarray(augment.augment(image, self._config.augment, rng)), text, loaded.id, 1.0, loaded.captions)
 
     def _eval_row(self, index: int) -> Row:
-        loaded = self._load(index, keep_size=False)
+        loaded = self._load_at(index, index, keep_size=False)
         if loaded is None:
             return self._empty_row
         return Row(np.asarray(loaded.image), loaded.captions[0], loaded.id, 1.0)
+
+    def _load_at(self, position: int, index: int, keep_size: bool) -> Loaded | None:
+        """None also where the record cannot be reached at this position."""
+        if position in self._bad_records.skipped:
+            return None
+        try:
+            return self._load(index, keep_size)
+        except Unreachable as error:
+            self._bad_records.skip(position, index, str(error))
+            return None
 
     def _load(self, index: int, keep_size: bool) -> Loaded | None:
         loaded = self._cache.get(index)

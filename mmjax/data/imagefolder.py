@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, require_caption
+from mmjax.data.records import BadRecord, Record, Unreachable, require_caption
 from mmjax.errors import UserError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_KEY = "file_name"
 FLAT_SPLIT = "train"
+FINAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What a file system says of a file, while it is there itself; any other error may pass."""
 
 
 class ImageFolderSource:
@@ -39,7 +41,7 @@ class ImageFolderSource:
         path = self._metadata.parent / str(row[FILE_KEY])
         text = row[self._text_key]
         captions = tuple(require_caption(caption) for caption in (text if isinstance(text, list) and text else [text]))
-        return Record(_read_image(path), captions, None, str(path))
+        return Record(_read_image(path, self._metadata.parent), captions, None, str(path))
 
     def _check_rows(self) -> None:
         if not self._rows:
@@ -104,8 +106,11 @@ def _keys_of(row: bytes | dict[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _read_image(path: Path) -> bytes:
+def _read_image(path: Path, folder: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadRecord(f"{path} cannot be read ({error.strerror})") from error
+        problem = f"{path} cannot be read ({error.strerror})"
+        if isinstance(error, FINAL) and folder.is_dir():
+            raise BadRecord(problem) from error
+        raise Unreachable(problem) from error

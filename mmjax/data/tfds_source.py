@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, require_caption
+from mmjax.data.records import BadRecord, Record, Unreachable, require_caption
 from mmjax.errors import UserError
 
 INFO_NAME = "dataset_info.json"
@@ -45,7 +45,11 @@ class TfdsSource:
         try:
             return self._examples[index]
         except (DecodeError, ValueError, TypeError) as error:
+            if "NoneType" in str(error):
+                raise BadRecord("its shard does not hold it: the file is cut off or damaged") from error
             raise BadRecord(f"it cannot be parsed: {error}") from error
+        except (RuntimeError, OSError) as error:
+            raise Unreachable(f"its shard cannot be read: {error}") from error
 
     def _texts(self, example: dict[str, Any]) -> list[str]:
         if self._text_key in self._class_names:

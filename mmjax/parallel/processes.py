@@ -7,12 +7,14 @@ can find out, as in SLURM and on TPU. MMJAX_HOSTS, names separated by commas, is
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 from jax._src.clusters import ClusterEnv  # no public name gives a cluster's addresses without starting
+from jax.experimental import multihost_utils
 
 from mmjax.errors import Preempted, StartAgain, UserError
 from mmjax.parallel.activity import Activity
@@ -126,6 +128,19 @@ def joined(config: ProcessesConfig, said: Mapping[str, Any], activity: Activity,
         _leave(peers, error)
         raise
     _end_together(peers)
+
+
+def gathered(numbers: Iterable[int]) -> list[int]:
+    """The numbers of all processes, below 2^64, in their order; all of them have to call it."""
+    own = np.array(sorted(numbers), np.uint64)
+    if jax.process_count() == 1:
+        return own.tolist()
+    length = int(np.max(multihost_utils.process_allgather(np.int32(len(own)))))
+    # JAX has no integers of 64 bits by default; -1 in both halves is none.
+    padded = np.full((length, 2), np.uint32(2**32 - 1))
+    padded[: len(own)] = own.view(np.uint32).reshape(-1, 2)
+    rows = np.ascontiguousarray(multihost_utils.process_allgather(padded).reshape(-1, 2))
+    return np.unique(rows[(rows != 2**32 - 1).any(axis=1)].copy().view(np.uint64)).tolist()
 
 
 def _meet(here: Place, limits: Limits, activity: Activity, say: Say) -> Peers:

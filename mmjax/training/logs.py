@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ from mmjax.errors import UserError
 from mmjax.parallel.activity import Activity
 from mmjax.training.goodput import Ledger
 from mmjax.training.metrics import MetricsConfig, MetricsWriter, NullWriter
-from mmjax.training.profile import STARVED_SHARE, Delayed, ProfileConfig, StepTimer, TraceWindow, verdict
+from mmjax.training.profile import STARVED_SHARE, Delayed, ProfileConfig, Slowness, StepTimer, TraceWindow, verdict
 from mmjax.training.progress import ProgressBar
 
 VERDICT_STEPS = 50
@@ -78,7 +80,7 @@ class Logs:
         """
         self._launched = metrics
         ready = self._delayed.put(step, metrics)
-        self._time_step()
+        self._time_step(step)
         if ready is not None:
             self._write(*ready)
 
@@ -117,10 +119,12 @@ class Logs:
         """Whether the devices still work on what was launched last."""
         return not all(leaf.is_ready() for leaf in jax.tree.leaves(self._launched))
 
-    def _time_step(self) -> None:
+    def _time_step(self, step: int) -> None:
         """The first step is mostly compilation, and left out."""
         if self._timed_steps:
-            self._timer.step()
+            slowness = self._timer.step()
+            if slowness is not None:
+                self._say_slow(step, slowness)
         else:
             self._timer.restart()
         self._timed_steps += 1
@@ -128,6 +132,15 @@ class Logs:
         if starves and self._timed_steps > VERDICT_STEPS and not self._said_verdict:
             self._said_verdict = True
             self.say(self.input_verdict)
+
+    def _say_slow(self, step: int, slowness: Slowness) -> None:
+        """The first process says it of any step; another one where it knows that it is the cause."""
+        process = jax.process_index()
+        text = f"step {step} on process {process} ({socket.gethostname()}) took {slowness}"
+        if process == 0:
+            self.say(text)
+        elif slowness.waited_for_data:
+            print(text, file=sys.stderr)
 
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         values = {name: float(value) for name, value in metrics.items()} | self._speed()

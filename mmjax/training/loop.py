@@ -106,12 +106,12 @@ class Save:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        record: Mapping[str, Any],
+        record: Callable[[], Mapping[str, Any]],
         evaluate: Evaluate,
         logs: Logs,
         every_steps: int,
     ):
-        """`record` is kept with the state, beside the steps that were made and evaluated."""
+        """What `record` says is kept with the state, beside the steps that were made and evaluated."""
         self._checkpoints, self._record, self._evaluate, self._logs = checkpoints, record, evaluate, logs
         self.every_steps = every_steps
 
@@ -121,7 +121,7 @@ class Save:
             return
         evaluated_step = self._evaluate.evaluated_step
         numbers = self._evaluate.numbers if evaluated_step == step else {}
-        record = {**self._record, "step": step, "evaluated_step": evaluated_step}
+        record = {**self._record(), "step": step, "evaluated_step": evaluated_step}
         with self._logs.activity("checkpoint", step):
             self._checkpoints.save(step, state, record, numbers)
 

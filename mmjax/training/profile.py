@@ -1,17 +1,24 @@
 """Where the time of a run goes: step times, waiting for data, and the profiler's trace window."""
 
+import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 STARVED_SHARE = 0.10
 """Waiting for data longer than this share of the time is worth a change; below it there is little to win."""
+
+SLOW_STEP = 10
+"""A step that takes so many times the median is said to be slow."""
+MIN_STEPS = 20
+"""Steps before there is a median to speak of."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,18 @@ class ProfileConfig:
 
     start_step: int = 10
     num_steps: int = 0
+
+
+class Slowness(NamedTuple):
+    """A step that took far longer than others: so many `secs`, `times` the median."""
+
+    secs: float
+    times: float
+    waited_for_data: bool
+
+    def __str__(self) -> str:
+        cause = "waiting for data" if self.waited_for_data else "the step itself, or another process that it waits for"
+        return f"{self.secs:.1f} s, {self.times:.0f} times the median: {cause}"
 
 
 class StepTimer:
@@ -51,11 +70,17 @@ class StepTimer:
         if all(leaf.is_ready() for leaf in jax.tree.leaves(launched)):
             self._waited_secs += time.perf_counter() - start
 
-    def step(self) -> None:
-        """Ends a step: to be called once for each, at the same place of the loop."""
+    def step(self) -> "Slowness | None":
+        """Ends a step: to be called once for each, at the same place of the loop.
+
+        How slow it was, if it took `SLOW_STEP` times the median of those before it.
+        """
         now = time.perf_counter()
-        self._steps.append((now - self._start, self._waited_secs))
+        total, waited = now - self._start, self._waited_secs
+        median = statistics.median(secs for secs, _ in self._steps) if len(self._steps) >= MIN_STEPS else math.inf
+        self._steps.append((total, waited))
         self._start, self._waited_secs = now, 0.0
+        return Slowness(total, total / median, waited > total / 2) if total >= SLOW_STEP * median else None
 
     @property
     def step_secs(self) -> float:

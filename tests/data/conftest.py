@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mmjax.data.emoji.concepts import Concept
+from mmjax.data.emoji.write import Drawing, write_dataset
 from tests.data.tiny_sources import png
 
 
@@ -19,3 +21,12 @@ def image_folder(tmp_path: Path) -> Path:
     (tmp_path / "5.png").unlink()
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
+
+
+@pytest.fixture
+def tfds_folder(tmp_path: Path) -> Path:
+    """A data set of one shard a split, as TFDS writes it."""
+    concepts = [Concept(n, f"{n:X}", f"label {n}", ("tag",), "group", "subgroup", "family") for n in range(6)]
+    drawings = [Drawing(concept, "vendor", png(concept.concept_id, (8, 8))) for concept in concepts]
+    write_dataset(tmp_path / "own" / "1.0.0", {"train": drawings[:4], "test": drawings[4:]}, 8)
+    return tmp_path / "own"

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import numpy as np
 import pytest
 
 from mmjax.errors import StartAgain, UserError
@@ -190,6 +192,22 @@ def test_slurm_says_it_in_its_own_words(job: str, port: int, monkeypatch: pytest
 def test_a_wrong_environment(values: tuple[str, str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         processes.place(environment(*values))
+
+
+def test_numbers_of_all_processes_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, others = [7, 2**40 + 3], [5, 7, 2**33, 2**32 - 1]
+    assert processes.gathered(reversed(mine)) == mine
+
+    def allgather(values: np.ndarray) -> np.ndarray:
+        """What another process with other numbers would add."""
+        if values.ndim == 0:
+            return np.array([values, len(others)])
+        theirs = np.array(others, np.uint64).view(np.uint32).reshape(-1, 2)
+        return np.stack([values, theirs])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+    assert processes.gathered(mine) == sorted({*mine, *others})
 
 
 def test_seconds_of_all_kinds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

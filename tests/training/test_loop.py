@@ -169,7 +169,7 @@ def no_evaluation(logs: Any) -> loop.Evaluate:
 @pytest.mark.parametrize(("last_step", "saved"), [(None, [4]), (2, [4]), (4, [])])
 def test_a_state_is_saved_once(last_step: int | None, saved: list[int]) -> None:
     recorder, checkpoints = Recorder(), FakeCheckpoints(last_step)
-    loop.Save(checkpoints, {}, no_evaluation(recorder), recorder, 2)(4, State(4))
+    loop.Save(checkpoints, dict, no_evaluation(recorder), recorder, 2)(4, State(4))
     assert recorder.events == ["flush"]
     assert checkpoints.saved == saved
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_has_the_numbers_of_its_own_state(evaluated_step: int, numb
     recorder, checkpoints = Recorder(), FakeCheckpoints(None)
     evaluate = loop.Evaluate(lambda params: {"r@1": 0.5}, recorder, 2, evaluated_step=None)
     evaluate(evaluated_step, State(evaluated_step))
-    loop.Save(checkpoints, {"config": 1}, evaluate, recorder, 2)(4, State(4))
+    loop.Save(checkpoints, lambda: {"config": 1}, evaluate, recorder, 2)(4, State(4))
     assert checkpoints.record == {"config": 1, "step": 4, "evaluated_step": evaluated_step}
     assert checkpoints.numbers == numbers
 
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(term: str, last: int | None, ke
     logs = real_logs(stop=True, last_checkpoint=last)
     checkpoints = FakeCheckpoints(last)
     evaluate = no_evaluation(logs)
-    save = loop.Save(checkpoints, {}, evaluate, logs, 3)
+    save = loop.Save(checkpoints, dict, evaluate, logs, 3)
     with pytest.raises(UserError, match=rf"^{term} not finite at step 3; {kept}: lower optim.learning_rate"):
         loop.run(State(0), losing(3, term), batches(), evaluate, save, logs, 9, Notice(None))
     assert checkpoints.saved == []

@@ -7,7 +7,7 @@ import pytest
 
 from mmjax.training import peak
 from mmjax.training.peak import measure_matmul, peak_flops_per_sec
-from mmjax.training.profile import Delayed, ProfileConfig, StepTimer, TraceWindow, verdict
+from mmjax.training.profile import Delayed, ProfileConfig, Slowness, StepTimer, TraceWindow, verdict
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,25 @@ def test_the_trace_holds_the_window_even_if_the_run_ends_inside(tmp_path: Path, 
         launched = jnp.zeros(8) + step
     window.close(launched)
     assert bool(list(tmp_path.glob("profile/**/*.xplane.pb"))) == recorded
+
+
+@pytest.mark.parametrize(
+    ("waited", "cause"), [(9.0, "waiting for data"), (1.0, "the step itself, or another process that it waits for")]
+)
+def test_a_step_of_ten_times_the_median_is_said_to_be_slow(
+    waited: float, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    timer = StepTimer()
+
+    def step(secs: float, waited_secs: float) -> Slowness | None:
+        with timer.waiting_for_data():
+            now[0] += waited_secs
+        now[0] += secs - waited_secs
+        return timer.step()
+
+    assert step(50.0, 0.0) is None
+    assert [step(1.0, 0.0) for _ in range(20)] == [None] * 20
+    assert step(9.9, 0.0) is None
+    assert str(step(12.0, waited)) == f"12.0 s, 12 times the median: {cause}"
