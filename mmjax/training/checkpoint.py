@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mmjax.config import suggestion
 from mmjax.errors import StartAgain, UserError
 from mmjax.training.checksums import describe, describe_shapes
 from mmjax.training.integrity import ARRAYS, Damaged, check_signature, reading_errors, sign, unsigned
@@ -55,7 +56,9 @@ class Checkpoints:
             UserError: `config` does not say which metric is best.
         """
         self.directory = directory.absolute()
-        self._read_only = read_only
+        self._config, self._read_only = config, read_only
+        self._is_pending = False
+        """Whether a save was started and not asked how it ended."""
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -78,11 +81,14 @@ class Checkpoints:
         `metrics` are results of the evaluations of this state, by name, of which one may choose what is kept.
 
         Raises:
-            UserError: the disk of this or of an earlier, still running save is full.
+            UserError: the disk of this or of an earlier, still running save is full, or there is no best metric of
+                the name that the config gives.
         """
+        self._check_metric(metrics)
         signed = sign({**record, ARRAYS: describe(state)})
         with self._disk_errors():
             items = {STATE: ocp.args.PyTreeSave(state), RECORD: ocp.args.JsonSave(signed)}
+            self._is_pending = True
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) or None)
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -108,6 +114,11 @@ class Checkpoints:
         if step is not None:
             remedy = f"choose another --step ({', '.join(map(str, known))})"
         raise UserError(f"no checkpoint of {self.directory} is whole: {remedy}")
+
+    def _check_metric(self, metrics: Mapping[str, float]) -> None:
+        name = self._config.best_metric
+        if self._config.keep_best and metrics and name not in metrics:
+            raise UserError(f"checkpoint.best_metric = {name!r} is not known: {suggestion(name, metrics)}")
 
     def _read(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """What `restore` returns.
@@ -165,8 +176,8 @@ class Checkpoints:
         Raises:
             UserError: the disk is full.
         """
-        with self._disk_errors():
-            self._manager.check_for_errors()
+        if self._is_pending and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when every save that was started is on disk.
@@ -175,8 +186,9 @@ class Checkpoints:
             UserError: the disk is full.
         """
         with self._disk_errors():
+            self._is_pending = False
             self._manager.wait_until_finished()
-        self.check()
+            self._manager.check_for_errors()
 
     def close(self) -> None:
         with self._disk_errors():

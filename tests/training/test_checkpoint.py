@@ -1,6 +1,8 @@
 """Checkpoints: what is restored is what was saved, on any mesh; what goes wrong is one line and loses nothing."""
 
 import math
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mmjax.errors import UserError
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.checkpoint import CheckpointConfig, Checkpoints
+from mmjax.training.integrity import Damaged
 from mmjax.training.program import Program
 from mmjax.training.state import TrainState
 from mmjax.training.step import TrainConfig
@@ -122,6 +125,96 @@ def test_a_full_disk_is_one_line_and_keeps_earlier_checkpoints(
     restored, _ = again.restore(program.abstract_state)
     assert again.last_step == 1
     assert_same(restored, state)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_save_that_fails_in_the_background_is_an_error_at_the_next_step(
+    small_disk: Callable[[int], Path], state: TrainState
+) -> None:
+    disk = small_disk(1)
+    checkpoints = Checkpoints(disk / "checkpoints")
+    large = state._replace(objective={"queue": jax.random.normal(jax.random.key(0), (512, 1024))})
+    with pytest.raises(UserError, match="no space left"):
+        save_and_step_on(checkpoints, large)
+
+
+def save_and_step_on(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Asks at each of many steps, as the loop does."""
+    checkpoints.save(2, state, RECORD)
+    for _ in range(500):
+        checkpoints.check()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        (CheckpointConfig(keep_last=1), [6]),
+        (CheckpointConfig(keep_last=2, keep_every_steps=3), [3, 5, 6]),
+        (CheckpointConfig(keep_last=1, keep_best=2, best_metric="test/r@1"), [2, 4, 6]),
+    ],
+)
+def test_what_is_kept(config: CheckpointConfig, kept: list[int], tmp_path: Path, state: TrainState) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config)
+    recalls = {1: 0.1, 2: 0.4, 3: 0.2, 4: 0.3}
+    for step in range(1, 7):
+        checkpoints.save(step, state, RECORD, {"test/r@1": recalls[step]} if step in recalls else {})
+    checkpoints.close()
+    assert sorted(int(path.name) for path in checkpoints.directory.iterdir()) == kept
+
+
+def test_what_is_best_has_to_be_named_and_measured(tmp_path: Path, state: TrainState) -> None:
+    with pytest.raises(UserError, match="checkpoint.keep_best needs to know what is best: set checkpoint.best_metric"):
+        Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_best=1))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_best=1, best_metric="test/r@2"))
+    with pytest.raises(UserError, match="checkpoint.best_metric = 'test/r@2' is not known: did you mean test/r@1?"):
+        checkpoints.save(1, state, RECORD, {"test/r@1": 0.5})
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_stays(
+    opened: Checkpoints, program: Program, state: TrainState
+) -> None:
+    opened.save(7, state._replace(objective={"queue": jnp.zeros((4, 4))}), RECORD)
+    opened.wait()
+    with pytest.raises(
+        UserError, match=r"holds checkpoints of another model \(objective/queue: \(\[4, 4\], 'float32'\)"
+    ):
+        opened.restore(program.abstract_state)
+    assert opened.last_step == 7
+
+
+@pytest.mark.parametrize("kind", ["bit", "half", "empty", "missing"])
+# What is left of a broken reading complains when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_damage_of_any_file_is_taken_for_the_state(
+    kind: str, opened: Checkpoints, program: Program, state: TrainState
+) -> None:
+    """It is found, or it is in a part that says nothing of the state."""
+    opened.save(7, state, RECORD)
+    opened.wait()
+    place, rng, found = opened.directory / "7", random.Random(kind), 0
+    for path in [path for path in place.rglob("*") if path.is_file()]:
+        content = path.read_bytes()
+        damage(path, kind, rng)
+        try:
+            restored, record = opened._read(program.abstract_state, 7)
+        except Damaged:
+            found += 1
+        else:
+            assert_same(restored, state)
+            assert record == RECORD
+        path.write_bytes(content)
+    assert found >= 3
+
+
+def damage(path: Path, kind: str, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "bit" and content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content[: {"bit": len(content), "half": len(content) // 2}.get(kind, 0)])
+    if kind == "missing":
+        path.unlink()
 
 
 def save_and_wait(checkpoints: Checkpoints, state: TrainState) -> None:

@@ -113,6 +113,28 @@ def test_a_notice_between_steps_saves_the_state_it_finds() -> None:
     assert recorder.events == ["fetch 0", "step on batch 0", "log 1", "save 1", "wait"]
 
 
+def test_a_save_that_failed_ends_the_run_before_the_next_batch() -> None:
+    recorder, save = Recorder(), Hook(Recorder(), "save", 0)
+
+    def check() -> None:
+        if "log 2" in recorder.events:
+            raise UserError("no space left")
+
+    save.check = check
+    with pytest.raises(UserError, match="no space left"):
+        loop.run(
+            State(0),
+            recorder.train_step,
+            iter(range(4)),
+            Hook(recorder, "evaluate", 0),
+            save,
+            recorder,
+            4,
+            Notice(None),
+        )
+    assert recorder.events[-1] == "log 2"
+
+
 def test_a_notice_ends_an_evaluation_which_is_made_up_for() -> None:
     first, second = Recorder(), Recorder()
 
