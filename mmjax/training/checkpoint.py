@@ -46,7 +46,7 @@ class Checkpoints:
     """The checkpoints under `directory`, one folder a step; a folder without its step's commit is never read.
 
     A checkpoint holds the state and a JSON record, and in the record the shape and checksum of every array. One that
-    does not agree with its checksums is set aside in `damaged`, beside `directory`, and never written over.
+    does not agree with its checksums is set aside in `damaged_checkpoints`, beside `directory`, and never written over.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):

@@ -29,21 +29,13 @@ def processes_of(launcher: int) -> dict[int, psutil.Process]:
     return {int(number): child for number, child in found.items() if number is not None}
 
 
-def test_two_processes_are_stopped_killed_and_started_again(tiny: Runs, tmp_path: Path) -> None:
-    """They follow the run of one process, and its last steps are made by one process."""
+def test_a_killed_process_is_named_and_all_start_again(tiny: Runs, tmp_path: Path) -> None:
+    """The two follow the run of one process, which makes the last steps."""
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     assert tiny.inside(whole, MESH) == 0
 
-    stopped = tiny.start_locally(workdir, TWO, MESH)
-    wait_for(lambda: len(steps(workdir)) >= 1)
-    stopped.send_signal(signal.SIGTERM)
-    status, errors = ended(stopped)
-    assert status == 75
-    assert f"step {saved_steps(workdir)[-1]} is saved: run the same command again to go on" in errors
-
-    before = len(steps(workdir))
     killed = tiny.start_locally(workdir, TWO, MESH, "--config.train.num_steps=6")
-    wait_for(lambda: len(steps(workdir)) > before)
+    wait_for(lambda: len(steps(workdir)) > 2)
     processes_of(killed.pid)[1].kill()
     status, errors = ended(killed)
     assert status == 0
@@ -55,6 +47,41 @@ def test_two_processes_are_stopped_killed_and_started_again(tiny: Runs, tmp_path
     assert tiny.inside(workdir, "--config.mesh.data=1") == 0
     assert steps(workdir) == steps(whole)
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=LAYER)
+
+
+@pytest.mark.long
+def test_a_notice_stops_all_at_one_step_and_four_go_on(tiny: Runs, tmp_path: Path) -> None:
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    assert tiny.inside(whole, MESH) == 0
+
+    stopped = tiny.start_locally(workdir, TWO, MESH)
+    wait_for(lambda: len(steps(workdir)) >= 1)
+    stopped.send_signal(signal.SIGTERM)
+    status, errors = ended(stopped)
+    assert status == 75
+    assert f"step {saved_steps(workdir)[-1]} is saved: run the same command again to go on" in errors
+
+    four = ["--processes", "4", "--devices-per-process", "1"]
+    assert ended(tiny.start_locally(workdir, four, "--config.mesh.data=4"))[0] == 0
+    assert steps(workdir) == steps(whole)
+    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=LAYER)
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_is_named(tiny: Runs, tmp_path: Path) -> None:
+    address = {"MMJAX_COORDINATOR": "127.0.0.1:29520", "MMJAX_NUM_PROCESSES": "2"}
+    waits = "--config.processes.stall_secs=60"
+    started = [
+        tiny.start(
+            tmp_path, MESH, waits, fault="hang data 4" if process else "", MMJAX_PROCESS_ID=str(process), **address
+        )
+        for process in range(2)
+    ]
+    for status, errors in map(ended, started):
+        assert status == 75
+        assert "stopped: process 1 (" in errors
+        assert "does not go on: it has been doing data at step 4 for 6" in errors
+        assert "while the first is doing step at step 5" in errors
 
 
 def test_processes_with_other_configs_are_refused(tiny: Runs, tmp_path: Path) -> None:
