@@ -4,8 +4,8 @@
 #   bash launch/local.sh --processes 2 --devices-per-process 4 [--restarts 3] -- --config configs/NAME.py --workdir DIR
 #
 # Each process has so many virtual CPU devices. When one is lost, all are started again, at most `--restarts` times, and
-# go on from the last checkpoint; after wrong input (status 2) they are not. A signal goes to all processes: after TERM
-# they save, and the status is 75.
+# go on from the last checkpoint; after wrong input (status 2) they are not. TERM and Ctrl-C reach all processes: they
+# save, and the status is 75.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -97,28 +97,29 @@ wait_for_all() {
   done
 }
 
-# The status of the run: of wrong input before all else, since starting again would not help.
+# The status of the run: of wrong input before all else, then of a crash, after which the others end with 75.
 worst_status() {
   local code worst=0
   for code in "${STATUSES[@]}"; do
-    [ "$code" != "$USER_ERROR" ] || { echo "$USER_ERROR" && return; }
-    [ "$code" = 0 ] || worst="$code"
-  done
-  for code in "${STATUSES[@]}"; do
-    [ "$code" != "$START_AGAIN" ] || worst="$START_AGAIN"
+    case "$code" in
+      "$USER_ERROR") worst="$USER_ERROR" && break ;;
+      "$START_AGAIN") [ "$worst" != 0 ] || worst="$START_AGAIN" ;;
+      0) ;;
+      *) worst="$code" ;;
+    esac
   done
   echo "$worst"
 }
 
+# Processes in the background of a script do not hear Ctrl-C themselves.
 SIGNALLED=""
-forward() {
-  SIGNALLED="$1"
-  kill "-$1" "${PIDS[@]}" 2>/dev/null || true
+stop() {
+  SIGNALLED=yes
+  kill -TERM "${PIDS[@]}" 2>/dev/null || true
 }
 
 parse "$@"
-trap 'forward TERM' TERM
-trap 'forward INT' INT
+trap stop TERM INT
 for ((start = 0; ; start++)); do
   start_all
   wait_for_all

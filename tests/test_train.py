@@ -9,15 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax import assembly, command_line, evaluate, train
+from mmjax import command_line, evaluate, train
 from mmjax.data.emoji.concepts import Concept
 from mmjax.data.emoji.write import Drawing, write_dataset
-from mmjax.experiment import from_values
-from mmjax.parallel.mesh import make_mesh
-from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.jsonl import read_lines
-from mmjax.workdir import read_config
 from tests.data.tiny_sources import png
+from tests.faults.runs import final_state
 from tests.folders import write_image_folder
 from tests.tolerances import LAYER
 
@@ -49,13 +46,7 @@ def losses(workdir: Path) -> list[float]:
 
 
 def final_arrays(workdir: Path) -> list[Any]:
-    """The arrays of the last checkpoint, on one device."""
-    experiment = from_values(read_config(workdir))
-    mesh, checkpoints = make_mesh(experiment.mesh), Checkpoints(workdir / "checkpoints")
-    with jax.set_mesh(mesh):
-        state, _ = checkpoints.restore(assembly.program(experiment, mesh).abstract_state)
-    checkpoints.close()
-    return jax.tree.leaves(jax.device_get(state))
+    return jax.tree.leaves(final_state(workdir))
 
 
 @pytest.fixture(scope="module")

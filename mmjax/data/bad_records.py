@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmjax.errors import UserError
@@ -24,7 +24,7 @@ class BadRecords:
 
     def __init__(self, total: int, max_share: float, path: Path | None = None, skipped: Iterable[int] = ()):
         self.total, self.max_share, self.path = total, max_share, path
-        self.skipped: Collection[int] = frozenset(skipped)
+        self._skipped = set(skipped)
         self._seen = 0
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -33,6 +33,15 @@ class BadRecords:
     def count(self) -> int:
         """Number of different bad records so far."""
         return len(self._bad)
+
+    @property
+    def skipped(self) -> frozenset[int]:
+        """Positions of the run that were skipped so far."""
+        with self._lock:
+            return frozenset(self._skipped)
+
+    def is_skipped(self, position: int) -> bool:
+        return position in self._skipped
 
     def good(self) -> None:
         """Notes that a record was used."""
@@ -51,7 +60,7 @@ class BadRecords:
     def skip(self, position: int, index: int, reason: str) -> None:
         """Notes that record `index` could not be reached at `position`; raises UserError as `bad` does."""
         with self._lock:
-            self.skipped = frozenset(self.skipped) | {position}
+            self._skipped.add(position)
         self.bad(index, f"record {index} at position {position}", reason)
 
     def _write(self, index: int, name: str, reason: str) -> None:

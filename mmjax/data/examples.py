@@ -11,7 +11,6 @@ from mmjax.data import augment, captions, preprocess
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.order import record_index
-from mmjax.data.patience import PatientSource
 from mmjax.data.records import BadRecord, Record, Source, Unreachable
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import hashes
@@ -57,8 +56,7 @@ class Examples:
         bad_records: BadRecords,
         rare_words: frozenset[str] = frozenset(),
     ):
-        self._config, self._tokenizer, self._bad_records = config, tokenizer, bad_records
-        self._source = PatientSource(source, config.retry_secs)
+        self._config, self._source, self._tokenizer, self._bad_records = config, source, tokenizer, bad_records
         self._cache: dict[int, Loaded] = {}
         self._cache_bytes_left = config.cache_bytes
         self._cache_lock = threading.Lock()
@@ -90,14 +88,18 @@ class Examples:
         return Row(np.asarray(augment.augment(image, self._config.augment, rng)), text, loaded.id, 1.0, loaded.captions)
 
     def _eval_row(self, index: int) -> Row:
-        loaded = self._load_at(index, index, keep_size=False)
+        try:
+            loaded = self._load(index, keep_size=False)
+        except Unreachable as error:
+            self._bad_records.bad(index, f"record {index}", str(error))
+            loaded = None
         if loaded is None:
             return self._empty_row
         return Row(np.asarray(loaded.image), loaded.captions[0], loaded.id, 1.0)
 
     def _load_at(self, position: int, index: int, keep_size: bool) -> Loaded | None:
         """None also where the record cannot be reached at this position."""
-        if position in self._bad_records.skipped:
+        if self._bad_records.is_skipped(position):
             return None
         try:
             return self._load(index, keep_size)
@@ -120,6 +122,8 @@ class Examples:
             record = self._source[index]
             name = record.name
             return self._decode(record, keep_size)
+        except Unreachable:
+            raise
         except BadRecord as error:
             self._bad_records.bad(index, name, str(error))
             return None

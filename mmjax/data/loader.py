@@ -10,6 +10,7 @@ from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.examples import Examples
 from mmjax.data.order import process_rows
+from mmjax.data.patience import PatientSource
 from mmjax.data.records import Source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import rare_words
@@ -39,6 +40,7 @@ def train_batches(
     The batch of a step depends on (seed, step) and the settings alone: not on start_step, threads or processes.
     Raises UserError, in the calling thread, when too many records are bad.
     """
+    source = PatientSource(source, config.retry_secs)
     rare = rare_words(source) if config.captions.rare_drop_rate else frozenset()
     bad_records = bad_records or BadRecords(len(source), config.max_bad_share)
     examples = Examples(config, source, tokenizer, bad_records, rare)
@@ -64,7 +66,8 @@ def eval_batches(
 
     The last batch is filled up with rows of weight 0, so every batch has one shape.
     """
-    examples = Examples(config, source, tokenizer, bad_records or BadRecords(len(source), config.max_bad_share))
+    unusable = bad_records or BadRecords(len(source), config.max_bad_share)
+    examples = Examples(config, PatientSource(source, config.retry_secs), tokenizer, unusable)
     rows = process_rows(batch_size, process_index, process_count)
 
     def make(step: int, place: slice) -> HostBatch:

@@ -33,8 +33,8 @@ class BadRecord(Exception):
     """A record that cannot be used (no such file, broken image, no caption): its row gets weight 0."""
 
 
-class Unreachable(Exception):
-    """A record that cannot be read now and perhaps later; its row is tried again, and then gets weight 0."""
+class Unreachable(BadRecord):
+    """A record that cannot be read now and perhaps later: it is tried again, and then is like a bad one."""
 
 
 class Source(Protocol):
@@ -45,7 +45,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record:
         """Returns record `index`, 0 <= index < len(self).
 
-        Raises BadRecord when it cannot be used, Unreachable when it cannot be read now, IndexError when there is none.
+        Raises BadRecord when it cannot be used (Unreachable when only not now), IndexError when there is none.
         """
         ...
 

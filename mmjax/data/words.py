@@ -1,6 +1,5 @@
 """The words of captions: which are rare in a source, and their hashes for a batch."""
 
-import contextlib
 import string
 import zlib
 from collections import Counter
@@ -8,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmjax.data.records import BadRecord, Source
+from mmjax.data.records import BadRecord, Source, Unreachable
+from mmjax.errors import UserError
 
 
 def plain(word: str) -> str:
@@ -33,7 +33,8 @@ def hashes(captions: Sequence[str], num_words: int) -> np.ndarray:
 def rare_words(source: Source) -> frozenset[str]:
     """Returns the words that only one record's captions have; records of equal captions are one.
 
-    Records that cannot be read are left out here, and reported when their turn comes in training.
+    Records that cannot be used are left out here, and reported when their turn comes in training. Raises UserError
+    where one cannot be reached: without it the captions of others would not be those of the next start.
     """
     counts = Counter(word for captions in _distinct_captions(source) for word in distinct_words(captions))
     return frozenset(word for word, count in counts.items() if count == 1)
@@ -42,6 +43,10 @@ def rare_words(source: Source) -> frozenset[str]:
 def _distinct_captions(source: Source) -> set[tuple[str, ...]]:
     distinct = set()
     for index in range(len(source)):
-        with contextlib.suppress(BadRecord):
+        try:
             distinct.add(source[index].captions)
+        except Unreachable as error:
+            raise UserError(f"record {index} cannot be reached ({error}): see that the data is there") from error
+        except BadRecord:
+            continue
     return distinct

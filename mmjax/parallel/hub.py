@@ -132,7 +132,7 @@ class Hub:
     async def _hear(self, member: Member, message: dict[str, Any]) -> None:
         if "doing" in message:
             member.doing = Doing(*message["doing"])
-            _tell(member.writer, {"doing": list(self._members[0].doing) if 0 in self._members else None})
+            _tell(member.writer, {"doing": list(self._members[0].doing)})
         elif "agree" in message:
             self._compare(message["agree"], member.process, message["values"])
         elif "left" in message:

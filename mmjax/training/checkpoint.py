@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,12 +85,13 @@ class Checkpoints:
             UserError: the disk of this or of an earlier, still running save is full, or there is no best metric of
                 the name that the config gives.
         """
-        self._check_metric(metrics)
         signed = sign({**record, ARRAYS: describe(state)})
         with self._disk_errors():
             items = {STATE: ocp.args.PyTreeSave(state), RECORD: ocp.args.JsonSave(signed)}
             self._is_pending = True
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) or None)
+        # The state is not lost for a name that was mistyped.
+        self._check_metric(metrics)
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """The state and record of `step`, in the shapes and shardings of `abstract_state`.
@@ -161,10 +163,12 @@ class Checkpoints:
             return
         aside = _free_name(self.directory.with_name(DAMAGED) / str(step))
         aside.parent.mkdir(exist_ok=True)
-        # Every process of a run finds the damage; the first one moves it.
-        with contextlib.suppress(FileNotFoundError):
+        fate = f"it was moved to {aside}"
+        try:
             place.rename(aside)
-        line = f"checkpoint {place} is damaged ({damage}): it was moved to {aside}"
+        except FileNotFoundError:
+            fate = f"another process has moved it to {aside.parent}"
+        line = f"checkpoint {place} is damaged ({damage}): {fate}"
         if jax.process_count() > 1:
             raise StartAgain(f"{line}; the next start goes on from the one before it")
         self._manager.reload()
@@ -216,7 +220,7 @@ def _what_is_kept(config: CheckpointConfig) -> Any:
         if not config.best_metric:
             raise UserError("checkpoint.keep_best needs to know what is best: set checkpoint.best_metric")
         best = {"n": config.keep_best, "keep_checkpoints_without_metrics": False}
-        kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics[config.best_metric], **best))
+        kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics.get(config.best_metric, -math.inf), **best))
     return policies.AnyPreservationPolicy(kept)
 
 

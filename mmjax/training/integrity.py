@@ -6,6 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
+NOT_OF_THE_FILES = (
+    "UNAVAILABLE",
+    "PERMISSION_DENIED",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "CANCELLED",
+    "ABORTED",
+)
+"""Statuses of the storage library, in its messages, that another try may not meet."""
 ARRAYS, SIGNATURE = "arrays", "sha256"
 """Keys of a record: what `checksums.describe` says of the arrays, and the digest of all else."""
 
@@ -32,12 +43,17 @@ def unsigned(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
-    """What reading broken files raises, as `Damaged`; a file system that refuses says nothing of the files."""
+    """What reading broken files raises, as `Damaged`.
+
+    A file system that refuses or is away, and memory that does not suffice, say nothing of the files.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise Damaged(f"{error.filename or error} is missing") from error
-    except OSError:
+    except (OSError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
+        if any(status in str(error) for status in NOT_OF_THE_FILES):
+            raise
         raise Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from error

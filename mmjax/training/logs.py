@@ -85,7 +85,7 @@ class Logs:
             self._write(*ready)
 
     def flush(self) -> None:
-        """Writes what is held back, and leaves what follows (a checkpoint, an evaluation) out of the step times.
+        """Writes what is held back, before a checkpoint or an evaluation.
 
         Raises:
             UserError: as `step`.
@@ -93,12 +93,15 @@ class Logs:
         ready = self._delayed.take()
         if ready is not None:
             self._write(*ready)
+
+    def resume(self) -> None:
+        """Leaves what happened since `flush` out of the step times."""
         self._timer.restart()
 
     def evaluation(self, step: int, results: Mapping[str, Any]) -> None:
         """Results of the evaluations on the state after `step` updates."""
         self._writer.write_evals(step, results)
-        self._timer.restart()
+        self.resume()
 
     def say(self, text: str) -> None:
         self._progress.say(text)

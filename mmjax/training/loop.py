@@ -97,7 +97,8 @@ class Evaluate:
         with self._logs.activity("evaluation", step):
             results = self._evaluate(state.eval_params)
         self._logs.evaluation(step, results)
-        self.numbers, self.evaluated_step = dict(flatten(finite(results))), step
+        self.numbers = {name: number for name, number in flatten(finite(results)) if number is not None}
+        self.evaluated_step = step
 
 
 class Save:
@@ -124,6 +125,7 @@ class Save:
         record = {**self._record(), "step": step, "evaluated_step": evaluated_step}
         with self._logs.activity("checkpoint", step):
             self._checkpoints.save(step, state, record, numbers)
+        self._logs.resume()
 
     def check(self) -> None:
         """Raises what a save in the background has failed with."""

@@ -13,13 +13,15 @@ from mmjax.data import patience
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.imagefolder import ImageFolderSource
-from mmjax.data.loader import train_batches
+from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.order import record_index
 from mmjax.data.patience import PatientSource
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import BadRecord, Record, Unreachable
 from mmjax.data.tfds_source import TfdsSource
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.words import rare_words
+from mmjax.errors import UserError
 from mmjax.types import HostBatch
 from tests.data.tiny_sources import MemorySource
 from tests.folders import write_image_folder
@@ -81,6 +83,21 @@ def test_a_bad_record_is_not_tried_again() -> None:
     with pytest.raises(BadRecord):
         PatientSource(flaky, retry_secs=10)[1]
     assert flaky.asked[1] == 1
+
+
+def test_captions_that_cannot_be_reached_are_no_rare_words() -> None:
+    with pytest.raises(UserError, match="record 2 cannot be reached .connection reset.: see that the data is there"):
+        rare_words(FlakySource(4, {2: 1}))
+
+
+def test_an_evaluation_asks_again_for_what_was_away(tmp_path: Path) -> None:
+    listed = BadRecords(8, 1.0, tmp_path / "bad_records.jsonl")
+    source = FlakySource(8, {5: 10**9})
+    for away in (1, 0):
+        passed = list(eval_batches(CONFIG, source, Tokenizer.load("emoji"), batch_size=8, bad_records=listed))
+        assert passed[0]["weights"].tolist() == [float(index != 5 or not away) for index in range(8)]
+        source.times = {}
+    assert not listed.skipped
 
 
 def batches(source: MemorySource, bad_records: BadRecords, start_step: int = 0) -> list[HostBatch]:

@@ -7,16 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from mmjax import assembly
-from mmjax.experiment import from_values
-from mmjax.parallel.mesh import make_mesh
-from mmjax.training.checkpoint import Checkpoints
-from mmjax.training.jsonl import read_lines
-from mmjax.workdir import read_config
+from tests.faults.runs import assert_same_run, steps
 from tests.folders import write_image_folder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -159,21 +152,6 @@ class Training:
         return self._cluster.submit(*arguments, *overrides, python=sys.executable, **variables)
 
 
-def num_logged(workdir: Path) -> int:
-    path = workdir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def final_arrays(workdir: Path) -> list[np.ndarray]:
-    """The arrays of the last checkpoint."""
-    experiment = from_values(read_config(workdir))
-    mesh, checkpoints = make_mesh(experiment.mesh), Checkpoints(workdir / "checkpoints", read_only=True)
-    with jax.set_mesh(mesh):
-        state, _ = checkpoints.restore(assembly.program(experiment, mesh).abstract_state)
-    checkpoints.close()
-    return jax.tree.leaves(jax.device_get(state))
-
-
 def test_training_ends_with_the_same_bits_whether_it_was_preempted_or_not(cluster: Cluster, tmp_path: Path) -> None:
     """SIGTERM to the tasks, as SLURM sends it before a time limit or a preemption."""
     training, quiet, preempted = Training(cluster, tmp_path), tmp_path / "quiet", tmp_path / "preempted"
@@ -181,11 +159,9 @@ def test_training_ends_with_the_same_bits_whether_it_was_preempted_or_not(cluste
     assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
 
     number = training.submit(preempted)
-    cluster.wait_until(number, lambda: num_logged(preempted) > 0)
+    cluster.wait_until(number, lambda: bool(steps(preempted)))
     cluster("scancel", "--signal=TERM", number)
     assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
 
     assert cluster.job(number)["Restarts"] == "1"
-    assert [line["step"] for line in read_lines(preempted / "metrics.jsonl")] == list(range(1, NUM_STEPS + 1))
-    for expected, found in zip(final_arrays(quiet), final_arrays(preempted), strict=True):
-        np.testing.assert_array_equal(expected, found)
+    assert_same_run(preempted, quiet)

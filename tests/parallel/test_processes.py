@@ -1,5 +1,6 @@
 """Processes that start, agree and end together: the hub and its peers, as threads of one process and without JAX."""
 
+import re
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmjax.errors import StartAgain, UserError
-from mmjax.parallel import processes
+from mmjax.parallel import peers, processes
 from mmjax.parallel.activity import Activity
 from mmjax.parallel.hub import Hub, Limits
 from mmjax.parallel.peers import Peers
@@ -141,12 +142,14 @@ def test_a_process_that_fails_says_why(status: int, told: int, meet: Callable[..
     assert its_status == told
 
 
-def test_a_process_that_does_not_start_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "SAID_EVERY_SECS", 0.0)
     port, limits = free_port(), LIMITS._replace(start_secs=1)
     Hub(port, 3, limits, ("a", "b", "c")).start()
     said: list[str] = []
     with pytest.raises(StartAgain, match=r"process 1 \(b\), process 2 \(c\) did not start within 1 s: look at its log"):
         Peers.meet(("127.0.0.1", port), 0, 3, limits, Activity(), said.append)
+    assert re.fullmatch(r"waiting for process 1 \(b\), process 2 \(c\) \([01] of 1 s\)", said[0])
 
 
 def test_without_a_hub_its_address_is_named() -> None:

@@ -170,6 +170,34 @@ def test_what_is_best_has_to_be_named_and_measured(tmp_path: Path, state: TrainS
     with pytest.raises(UserError, match="checkpoint.best_metric = 'test/r@2' is not known: did you mean test/r@1?"):
         checkpoints.save(1, state, RECORD, {"test/r@1": 0.5})
     checkpoints.close()
+    assert checkpoints.last_step == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        ValueError("UNAVAILABLE: the bucket does not answer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_fault_of_the_files_leaves_them_where_they_are(
+    error: Exception, opened: Checkpoints, program: Program, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.save(7, state, RECORD)
+    opened.wait()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened._manager, "restore", fail)
+        with pytest.raises(type(error)):
+            opened.restore(program.abstract_state)
+    assert opened.last_step == 7
+    assert opened.restore(program.abstract_state)[1] == RECORD
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_stays(

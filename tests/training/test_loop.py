@@ -1,5 +1,6 @@
 """The order of a run, and what a loss that is not finite does; the step and the logs' outlets are fakes."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -38,6 +39,9 @@ class Recorder:
 
     def flush(self) -> None:
         self.events.append("flush")
+
+    def resume(self) -> None:
+        self.resumed = True
 
     def evaluation(self, step: int, results: Any) -> None:
         self.events.append(f"evaluation {step} of {results}")
@@ -194,6 +198,30 @@ def test_a_state_is_saved_once(last_step: int | None, saved: list[int]) -> None:
     loop.Save(checkpoints, dict, no_evaluation(recorder), recorder, 2)(4, State(4))
     assert recorder.events == ["flush"]
     assert checkpoints.saved == saved
+
+
+def test_the_time_of_a_save_is_no_time_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    logs, checkpoints = real_logs(stop=True, last_checkpoint=None), FakeCheckpoints(None)
+    monkeypatch.setattr(checkpoints, "save", lambda *_: now.__setitem__(0, now[0] + 100.0))
+
+    def one_second(state: State, batch: int) -> tuple[State, dict[str, Any]]:
+        now[0] += 1.0
+        return State(state.step + 1), {name: jnp.float32(1) for name in ("loss", "grad_norm")}
+
+    evaluate = no_evaluation(logs)
+    loop.run(
+        State(0),
+        one_second,
+        batches(),
+        evaluate,
+        loop.Save(checkpoints, dict, evaluate, logs, 2),
+        logs,
+        7,
+        Notice(None),
+    )
+    assert logs._timer.step_secs == 1.0
 
 
 @pytest.mark.parametrize(("evaluated_step", "numbers"), [(4, {"r@1": 0.5}), (2, {})])
