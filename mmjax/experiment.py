@@ -15,8 +15,8 @@ from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.optimizer import OptimConfig
+from mmjax.parallel.hub import ProcessesConfig
 from mmjax.parallel.mesh import MeshConfig
-from mmjax.parallel.processes import ProcessesConfig
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.checkpoint import CheckpointConfig
 from mmjax.training.logs import LogsConfig

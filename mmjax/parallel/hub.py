@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmjax.config import differences
 from mmjax.parallel.activity import Doing
@@ -23,12 +23,19 @@ LAST_SECS = 10.0
 """For all others to end after process 0 has failed."""
 
 
-class Limits(NamedTuple):
-    """How long processes wait for each other, in seconds; as `processes.ProcessesConfig`."""
+@dataclass(frozen=True)
+class ProcessesConfig:
+    """How long the processes of a run wait for each other, in seconds.
 
-    start_secs: float
-    silence_secs: float
-    stall_secs: float
+    Attributes:
+      start_secs: for all to be there.
+      silence_secs: without a sign of life from a process, after which it is taken for lost.
+      stall_secs: without progress, after which the run ends; more than any compilation, save or evaluated batch takes.
+    """
+
+    start_secs: float = 300.0
+    silence_secs: float = 60.0
+    stall_secs: float = 1800.0
 
 
 @dataclass
@@ -50,8 +57,8 @@ class Member:
 class Hub:
     """Listens on `port` until every process has left. `hosts` are names for those that do not come, where known."""
 
-    def __init__(self, port: int, num_processes: int, limits: Limits, hosts: tuple[str, ...] = ()):
-        self._port, self._num_processes, self._limits, self._hosts = port, num_processes, limits, hosts
+    def __init__(self, port: int, num_processes: int, config: ProcessesConfig, hosts: tuple[str, ...] = ()):
+        self._port, self._num_processes, self._config, self._hosts = port, num_processes, config, hosts
         self._members: dict[int, Member] = {}
         self._values: dict[str, dict[int, Any]] = {}
         self._over = False
@@ -80,7 +87,7 @@ class Hub:
         async with server:
             await self._wait_for_all()
             while not self._over:
-                await asyncio.sleep(min(1.0, self._limits.silence_secs / 4))
+                await asyncio.sleep(min(1.0, self._config.silence_secs / 4))
                 self._look_for_lost()
             for member in self._members.values():
                 await _close(member.writer)
@@ -89,7 +96,7 @@ class Hub:
         start = time.monotonic()
         while missing := self._missing():
             waited = time.monotonic() - start
-            if waited > self._limits.start_secs:
+            if waited > self._config.start_secs:
                 names = ", ".join(map(self._name, missing))
                 self._end(f"{names} did not start within {waited:.0f} s: look at its log, then start all again", 75)
                 return
@@ -162,17 +169,17 @@ class Hub:
 
     async def _wait_for_others(self, status: int) -> None:
         others = [member for member in self._members.values() if member.process != 0]
-        end = time.monotonic() + (LAST_SECS if status else self._limits.silence_secs)
+        end = time.monotonic() + (LAST_SECS if status else self._config.silence_secs)
         while time.monotonic() < end and not all(other.gone or (other.left and not status) for other in others):
             await asyncio.sleep(0.05)
 
     def _look_for_lost(self) -> None:
         now, here = time.monotonic(), [member for member in self._members.values() if not member.left]
-        silent = [member for member in here if now - member.heard > self._limits.silence_secs]
+        silent = [member for member in here if now - member.heard > self._config.silence_secs]
         if silent:
             secs = now - silent[0].heard
             self._end(f"{silent[0]} has been silent for {secs:.0f} s; it was last doing {silent[0].doing}", 75)
-        elif any(member.doing.secs > self._limits.stall_secs for member in here):
+        elif any(member.doing.secs > self._config.stall_secs for member in here):
             self._end(_stalled(here), 75)
 
     def _end(self, text: str, status: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmjax.errors import StartAgain, UserError
 from mmjax.parallel.activity import Activity, Doing
-from mmjax.parallel.hub import Limits
+from mmjax.parallel.hub import ProcessesConfig
 
 BEATS_A_LIMIT = 4
 """Signs of life within the silence that is allowed."""
@@ -39,8 +39,8 @@ class Peers:
     """The connection of one process to the hub. When another process is lost, this one ends: a collective without it
     would wait for ever, in compiled code that nothing can interrupt."""
 
-    def __init__(self, connection: socket.socket, limits: Limits, activity: Activity, end: End):
-        self._connection, self._limits, self._activity, self._end_process = connection, limits, activity, end
+    def __init__(self, connection: socket.socket, config: ProcessesConfig, activity: Activity, end: End):
+        self._connection, self._config, self._activity, self._end_process = connection, config, activity, end
         self._lines = connection.makefile("r", encoding="utf-8")
         self._sending = threading.Lock()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -55,7 +55,7 @@ class Peers:
         address: tuple[str, int],
         process: int,
         num_processes: int,
-        limits: Limits,
+        config: ProcessesConfig,
         activity: Activity,
         say: Say = print,
         end: End = end_process,
@@ -65,7 +65,7 @@ class Peers:
         Raises:
             StartAgain: the hub, or another process, did not come in time.
         """
-        peers = cls(_connected(address, limits.start_secs), limits, activity, end)
+        peers = cls(_connected(address, config.start_secs), config, activity, end)
         peers._send({"process": process, "num_processes": num_processes, "host": socket.gethostname()})
         try:
             peers._wait_for_all(say)
@@ -96,7 +96,7 @@ class Peers:
         self._ended.set()
         with contextlib.suppress(OSError, queue.Empty):
             self._send({"left": status, "reason": reason})
-            self._answers.get(timeout=self._limits.silence_secs)
+            self._answers.get(timeout=self._config.silence_secs)
         self.close()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Peers:
                 raise (UserError if message["status"] == 2 else StartAgain)(message["lost"])
             if time.monotonic() - said > SAID_EVERY_SECS:
                 said = time.monotonic()
-                waited = f"{message['secs']:.0f} of {self._limits.start_secs:.0f} s"
+                waited = f"{message['secs']:.0f} of {self._config.start_secs:.0f} s"
                 say(f"waiting for {', '.join(message['missing'])} ({waited})")
         raise StartAgain("process 0 was lost while the processes started: look at its log, then start all again")
 
@@ -141,10 +141,10 @@ class Peers:
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
-            while not self._ended.wait(min(1.0, self._limits.silence_secs / BEATS_A_LIMIT)):
+            while not self._ended.wait(min(1.0, self._config.silence_secs / BEATS_A_LIMIT)):
                 self._send({"doing": list(self._activity.now())})
                 silence = time.monotonic() - self._heard
-                if silence > self._limits.silence_secs:
+                if silence > self._config.silence_secs:
                     self._end(
                         f"process 0 has been silent for {silence:.0f} s; it was last doing {self._coordinator}", 75
                     )

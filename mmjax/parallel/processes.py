@@ -8,7 +8,6 @@ can find out, as in SLURM and on TPU. MMJAX_HOSTS, names separated by commas, is
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -18,28 +17,13 @@ from jax.experimental import multihost_utils
 
 from mmjax.errors import Preempted, StartAgain, UserError
 from mmjax.parallel.activity import Activity
-from mmjax.parallel.hub import Hub, Limits
+from mmjax.parallel.hub import Hub, ProcessesConfig
 from mmjax.parallel.peers import Peers, Say
 
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "MMJAX_COORDINATOR", "MMJAX_NUM_PROCESSES", "MMJAX_PROCESS_ID"
 HOSTS = "MMJAX_HOSTS"
 DETECTION_SECS = 60
 LAST_PORT = 65535
-
-
-@dataclass(frozen=True)
-class ProcessesConfig:
-    """How long the processes of a run wait for each other, in seconds.
-
-    Attributes:
-      start_secs: for all to be there.
-      silence_secs: without a sign of life from a process, after which it is taken for lost.
-      stall_secs: without progress, after which the run ends; more than any compilation, save or evaluated batch takes.
-    """
-
-    start_secs: float = 300.0
-    silence_secs: float = 60.0
-    stall_secs: float = 1800.0
 
 
 class Place(NamedTuple):
@@ -115,7 +99,7 @@ def joined(config: ProcessesConfig, said: Mapping[str, Any], activity: Activity,
     if here is None or here.num_processes == 1:
         yield Alone()
         return
-    peers = _meet(here, Limits(config.start_secs, config.silence_secs, config.stall_secs), activity, say)
+    peers = _meet(here, config, activity, say)
     try:
         # Before JAX has started: a process that ends afterwards takes the others down without a word.
         peers.agree("start", said)
@@ -143,15 +127,15 @@ def gathered(numbers: Iterable[int]) -> list[int]:
     return np.unique(rows[(rows != 2**32 - 1).any(axis=1)].copy().view(np.uint64)).tolist()
 
 
-def _meet(here: Place, limits: Limits, activity: Activity, say: Say) -> Peers:
+def _meet(here: Place, config: ProcessesConfig, activity: Activity, say: Say) -> Peers:
     if here.process == 0:
         try:
-            Hub(here.port, here.num_processes, limits, here.hosts).start()
+            Hub(here.port, here.num_processes, config, here.hosts).start()
         except OSError as error:
             raise UserError(
                 f"port {here.port} cannot be listened on ({error.strerror}): give {COORDINATOR} another"
             ) from error
-    return Peers.meet((here.host, here.port), here.process, here.num_processes, limits, activity, say)
+    return Peers.meet((here.host, here.port), here.process, here.num_processes, config, activity, say)
 
 
 def _start_jax(here: Place, config: ProcessesConfig) -> None:

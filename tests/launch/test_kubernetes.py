@@ -52,6 +52,8 @@ def test_exit_statuses_are_told_apart(path: Path) -> None:
         assert statuses["onExitCodes"]["values"] == [WRONG_INPUT, AGAIN]
         assert disruption["onPodConditions"][0]["type"] == "DisruptionTarget"
         assert spec["backoffLimit"] == 0
+        # The schema allows any text; Kubernetes accepts a podFailurePolicy with this one alone.
+        assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_names_and_numbers_agree(path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -14,16 +15,16 @@ import pytest
 from mmjax.errors import StartAgain, UserError
 from mmjax.parallel import peers, processes
 from mmjax.parallel.activity import Activity
-from mmjax.parallel.hub import Hub, Limits
+from mmjax.parallel.hub import Hub, ProcessesConfig
 from mmjax.parallel.peers import Peers
 
-LIMITS = Limits(start_secs=20, silence_secs=20, stall_secs=20)
+LIMITS = ProcessesConfig(start_secs=20, silence_secs=20, stall_secs=20)
 
 
 class Member:
     """One process: its activity, its connection, and how it was told to end."""
 
-    def __init__(self, port: int, process: int, num_processes: int, limits: Limits = LIMITS):
+    def __init__(self, port: int, process: int, num_processes: int, limits: ProcessesConfig = LIMITS):
         self.activity, self.ended, self.end = Activity(), threading.Event(), ("", 0)
         self.said: list[str] = []
         self.peers = Peers.meet(
@@ -49,7 +50,7 @@ def free_port() -> int:
 def meet() -> Iterator[Callable[..., list[Member]]]:
     members: list[Member] = []
 
-    def start(num_processes: int, limits: Limits = LIMITS) -> list[Member]:
+    def start(num_processes: int, limits: ProcessesConfig = LIMITS) -> list[Member]:
         port = free_port()
         Hub(port, num_processes, limits).start()
         with ThreadPoolExecutor(num_processes) as pool:
@@ -88,7 +89,7 @@ def test_a_difference_is_shown_to_all(meet: Callable[..., list[Member]]) -> None
 
 
 def test_a_lost_process_is_named_with_what_it_was_doing(meet: Callable[..., list[Member]]) -> None:
-    members = meet(3, LIMITS._replace(silence_secs=2))
+    members = meet(3, replace(LIMITS, silence_secs=2))
     members[2].activity.turn_to("data", 12)
     time.sleep(1.2)
     members[2].peers.close()
@@ -100,7 +101,7 @@ def test_a_lost_process_is_named_with_what_it_was_doing(meet: Callable[..., list
 
 
 def test_a_lost_hub_ends_the_others(meet: Callable[..., list[Member]]) -> None:
-    members = meet(2, LIMITS._replace(silence_secs=2))
+    members = meet(2, replace(LIMITS, silence_secs=2))
     members[0].activity.turn_to("checkpoint", 3)
     time.sleep(1.2)
     members[0].peers.close()
@@ -111,7 +112,7 @@ def test_a_lost_hub_ends_the_others(meet: Callable[..., list[Member]]) -> None:
 
 
 def test_a_silent_process_is_lost(meet: Callable[..., list[Member]]) -> None:
-    members = meet(2, LIMITS._replace(silence_secs=1))
+    members = meet(2, replace(LIMITS, silence_secs=1))
     members[1].peers._ended.set()
     why, status = members[0].told()
     assert "process 1 (" in why
@@ -120,7 +121,7 @@ def test_a_silent_process_is_lost(meet: Callable[..., list[Member]]) -> None:
 
 
 def test_the_process_that_holds_up_the_others_is_named(meet: Callable[..., list[Member]]) -> None:
-    members = meet(3, LIMITS._replace(silence_secs=4, stall_secs=1.5))
+    members = meet(3, replace(LIMITS, silence_secs=4, stall_secs=1.5))
     for number, member in enumerate(members):
         member.activity.turn_to("data", 5)
         if number != 1:
@@ -144,7 +145,7 @@ def test_a_process_that_fails_says_why(status: int, told: int, meet: Callable[..
 
 def test_a_process_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "SAID_EVERY_SECS", 0.0)
-    port, limits = free_port(), LIMITS._replace(start_secs=1)
+    port, limits = free_port(), replace(LIMITS, start_secs=1)
     Hub(port, 3, limits, ("a", "b", "c")).start()
     said: list[str] = []
     with pytest.raises(StartAgain, match=r"process 1 \(b\), process 2 \(c\) did not start within 1 s: look at its log"):
@@ -154,7 +155,7 @@ def test_a_process_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_a_hub_its_address_is_named() -> None:
     with pytest.raises(StartAgain, match=r"process 0 does not answer at 127.0.0.1:\d+ \(Connection refused\)"):
-        Peers.meet(("127.0.0.1", free_port()), 1, 2, LIMITS._replace(start_secs=0.5), Activity())
+        Peers.meet(("127.0.0.1", free_port()), 1, 2, replace(LIMITS, start_secs=0.5), Activity())
 
 
 def test_a_process_of_another_run_is_refused(meet: Callable[..., list[Member]]) -> None:

@@ -178,7 +178,7 @@ def test_what_is_best_has_to_be_named_and_measured(tmp_path: Path, state: TrainS
     [
         OSError(5, "Input/output error"),
         MemoryError(),
-        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        jax.errors.JaxRuntimeError("INTERNAL: the device is lost"),
         ValueError("UNAVAILABLE: the bucket does not answer"),
     ],
     ids=lambda error: type(error).__name__,
