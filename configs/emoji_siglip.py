@@ -22,7 +22,7 @@ from mmjax.optim.muon import Matrix, MuonConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.rules import NO_DECAY, Rule
 from mmjax.optim.schedules import ScheduleConfig
-from mmjax.training.checkpoint import CheckpointConfig
+from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
 IMAGE_SIZE, TEXT_LEN, WIDTH = 32, 16, 128

@@ -28,7 +28,7 @@ from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.schedules import ScheduleConfig
-from mmjax.training.checkpoint import CheckpointConfig
+from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
 SMALL = vars(SIZES["S"])

@@ -26,7 +26,7 @@ check "mypy" "$VENV/bin/mypy"
 check "lint-imports" "$VENV/bin/lint-imports"
 check "shellcheck" "$VENV/bin/shellcheck" --external-sources launch/*.sh launch/*.sbatch tests/*/*.sh .ci/run
 check "hadolint" "$VENV/bin/hadolint" launch/Containerfile
-check "pytest" "$VENV/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --junitxml=runs/tests.xml "$@"
+check "pytest" "$VENV/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10 --junitxml=runs/tests.xml "$@"
 
 [ ${#FAILED[@]} -eq 0 ] || { echo "Failed: ${FAILED[*]}" >&2; exit 1; }
 echo "All checks passed."

@@ -18,8 +18,8 @@ from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.hub import ProcessesConfig
 from mmjax.parallel.mesh import MeshConfig
 from mmjax.parallel.rules import batch_divisor
-from mmjax.training.checkpoint import CheckpointConfig
 from mmjax.training.logs import LogsConfig
+from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
 

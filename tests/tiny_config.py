@@ -13,7 +13,7 @@ from mmjax.models.vit import ViTConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.schedules import ScheduleConfig
 from mmjax.parallel.mesh import MeshConfig
-from mmjax.training.checkpoint import CheckpointConfig
+from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 2, "dropout_rate": 0.1, "unroll": -1}

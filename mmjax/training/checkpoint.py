@@ -3,10 +3,8 @@
 import contextlib
 import itertools
 import logging
-import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,10 @@ import orbax.checkpoint as ocp
 
 from mmjax.config import suggestion
 from mmjax.errors import StartAgain, UserError
-from mmjax.training.checksums import describe, describe_shapes
+from mmjax.training.checksums import describe, describe_shapes, start_describing
 from mmjax.training.integrity import ARRAYS, Damaged, check_signature, reading_errors, sign, unsigned
+from mmjax.training.record import RecordHandler, RecordRestore, RecordSave
+from mmjax.training.retention import CheckpointConfig, preservation_policy
 from mmjax.training.state import TrainState
 
 STATE, RECORD = "state", "record"
@@ -26,21 +26,6 @@ MIN_SLICE_BYTES = 2**20
 """Replicas of an array share the writing of it only from this size on: slicing a small one costs a compilation."""
 FULL_DISK_MESSAGES = ("No space left", "Disk quota exceeded")
 """The storage library wraps the system's error in exceptions of its own; the text is what they share."""
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """When the state is saved, and what is kept. The final state is always saved.
-
-    Kept are the last `keep_last` checkpoints, those of every `keep_every_steps` steps (0: none), and the `keep_best`
-    with the highest `best_metric`, a number of the evaluations such as "test/retrieval/image_to_text/r@1".
-    """
-
-    every_steps: int = 1000
-    keep_last: int = 2
-    keep_every_steps: int = 0
-    keep_best: int = 0
-    best_metric: str = ""
 
 
 class Checkpoints:
@@ -63,11 +48,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_what_is_kept(config),
+                preservation_policy=preservation_policy(config),
                 enable_async_checkpointing=not read_only,
                 cleanup_tmp_directories=not read_only,
             ),
-            item_handlers={STATE: _state_handler(), RECORD: ocp.JsonCheckpointHandler()},
+            item_handlers={STATE: _state_handler(), RECORD: RecordHandler()},
         )
         logging.getLogger("absl").addFilter(_is_news)
 
@@ -85,9 +70,11 @@ class Checkpoints:
             UserError: the disk of this or of an earlier, still running save is full, or there is no best metric of
                 the name that the config gives.
         """
-        signed = sign({**record, ARRAYS: describe(state)})
+        # The devices count on beside the copy, and the record waits for them in the background.
+        description = start_describing(state)
         with self._disk_errors():
-            items = {STATE: ocp.args.PyTreeSave(state), RECORD: ocp.args.JsonSave(signed)}
+            signed = RecordSave(lambda: sign({**record, ARRAYS: description()}))
+            items = {STATE: ocp.args.PyTreeSave(state), RECORD: signed}
             self._is_pending = True
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) or None)
         # The state is not lost for a name that was mistyped.
@@ -130,7 +117,7 @@ class Checkpoints:
             UserError: it is of another model.
         """
         with reading_errors():
-            record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()}))[RECORD]
+            record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: RecordRestore()}))[RECORD]
         check_signature(record)
         self._check_model(abstract_state, record)
         wanted = ocp.args.PyTreeRestore(abstract_state, ocp.checkpoint_utils.construct_restore_args(abstract_state))
@@ -209,19 +196,6 @@ class Checkpoints:
                 f"no space left to write a checkpoint in {self.directory}; earlier checkpoints are intact: "
                 "free some space or lower checkpoint.keep_last, then run the same command again"
             ) from error
-
-
-def _what_is_kept(config: CheckpointConfig) -> Any:
-    policies = ocp.checkpoint_managers
-    kept = [policies.LatestN(config.keep_last)]
-    if config.keep_every_steps:
-        kept.append(policies.EveryNSteps(config.keep_every_steps))
-    if config.keep_best:
-        if not config.best_metric:
-            raise UserError("checkpoint.keep_best needs to know what is best: set checkpoint.best_metric")
-        best = {"n": config.keep_best, "keep_checkpoints_without_metrics": False}
-        kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics.get(config.best_metric, -math.inf), **best))
-    return policies.AnyPreservationPolicy(kept)
 
 
 def _free_name(path: Path) -> Path:

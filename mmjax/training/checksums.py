@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +22,18 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
     modulo 2^32. A changed bit always changes it; integers add up alike in any order, so the sharding does not matter.
     One pass over memory on the devices; the host waits for the results.
     """
-    sums = jax.device_get(_checksums(tuple(jax.tree.leaves(tree))))
-    shapes = describe_shapes(tree)
-    return {path: {**shapes[path], "checksum": int(value)} for path, value in zip(shapes, sums, strict=True)}
+    return start_describing(tree)()
+
+
+def start_describing(tree: Any) -> Callable[[], dict[str, dict[str, Any]]]:
+    """What `describe` returns, once it is called; until then the devices count, and `tree` may be donated to a step."""
+    sums, shapes = _checksums(tuple(jax.tree.leaves(tree))), describe_shapes(tree)
+
+    def description() -> dict[str, dict[str, Any]]:
+        values = map(int, jax.device_get(sums))
+        return {path: {**shapes[path], "checksum": value} for path, value in zip(shapes, values, strict=True)}
+
+    return description
 
 
 def describe_shapes(tree: Any) -> dict[str, dict[str, Any]]:

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from mmjax.errors import UserError
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.checkpoint import CheckpointConfig, Checkpoints
+from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.integrity import Damaged
 from mmjax.training.program import Program
+from mmjax.training.retention import CheckpointConfig
 from mmjax.training.state import TrainState
 from mmjax.training.step import TrainConfig
 from tests.training import toy
@@ -68,6 +69,18 @@ def test_what_is_restored_is_what_was_saved(opened: Checkpoints, program: Progra
     assert (again.last_step, int(restored.step)) == (7, 7)
     assert_same(restored, state)
     assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
+
+
+def test_a_step_may_take_the_arrays_while_they_are_written(
+    opened: Checkpoints, program: Program, state: TrainState
+) -> None:
+    """As the training step does, which writes its results where the state was."""
+    taken = jax.tree.map(jnp.copy, state)
+    opened.save(7, taken, RECORD)
+    jax.block_until_ready(jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)(taken))
+    opened.wait()
+    restored, _ = opened.restore(program.abstract_state)
+    assert_same(restored, state)
 
 
 def test_it_is_restored_on_another_mesh_in_its_shardings(opened: Checkpoints, state: TrainState) -> None:
