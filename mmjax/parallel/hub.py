@@ -89,6 +89,8 @@ class Hub:
             while not self._over:
                 await asyncio.sleep(min(1.0, self._config.silence_secs / 4))
                 self._look_for_lost()
+            # Process 0 ends when its connection does, and takes JAX's service along: not before the others.
+            await self._wait_for_others(failed=True)
             for member in self._members.values():
                 await _close(member.writer)
 
@@ -160,17 +162,17 @@ class Hub:
             self._end(f"{member} ended: {reason}", 2 if status == 2 else 75)
         if member.process == 0:
             # It takes the hub with it, and JAX's service, without which the others cannot say why they end.
-            await self._wait_for_others(status)
+            await self._wait_for_others(failed=bool(status))
         self._over = self._over or member.process == 0
         _tell(member.writer, {"goodbye": True})
         for other in self._members.values():
             with contextlib.suppress(ConnectionError):
                 await other.writer.drain()
 
-    async def _wait_for_others(self, status: int) -> None:
+    async def _wait_for_others(self, *, failed: bool) -> None:
         others = [member for member in self._members.values() if member.process != 0]
-        end = time.monotonic() + (LAST_SECS if status else self._config.silence_secs)
-        while time.monotonic() < end and not all(other.gone or (other.left and not status) for other in others):
+        end = time.monotonic() + (LAST_SECS if failed else self._config.silence_secs)
+        while time.monotonic() < end and not all(other.gone or (other.left and not failed) for other in others):
             await asyncio.sleep(0.05)
 
     def _look_for_lost(self) -> None:

@@ -91,13 +91,15 @@ class Peers:
     def leave(self, status: int = 0, reason: str = "") -> None:
         """Ends the connection; with a `status` other than 0 all others are told the `reason`, and end too.
 
-        After status 0, process 0 returns when all have left.
+        After status 0, process 0 returns when all have left; after another one, when the others have ended.
         """
         self._ended.set()
         with contextlib.suppress(OSError, queue.Empty):
             self._send({"left": status, "reason": reason})
             self._answers.get(timeout=self._config.silence_secs)
-        self.close()
+        # The end of a process that fails closes its connection: process 0, with which JAX's service goes, waits for it.
+        if not status:
+            self.close()
 
     def close(self) -> None:
         """Ends the connection without a word, as the operating system does for a process that is killed."""

@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ import numpy as np
 from mmjax import assembly, command_line, train
 from mmjax.experiment import from_values
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.checkpoint import RECORD, Checkpoints
+from mmjax.training.checkpoint import RECORD, STATE, Checkpoints
 from mmjax.training.integrity import ARRAYS
 from mmjax.training.jsonl import read_lines
 from mmjax.training.record import FILE
@@ -44,25 +47,27 @@ class Runs:
         """The status of a start in the process of the tests, which is several times as fast."""
         return command_line.status(train.main, [*self._arguments, f"--workdir={workdir}", *overrides])
 
-    def start(self, workdir: Path, *overrides: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
-        """A process of the run in `workdir`; `fault` is one of `victim`, which it does to itself."""
+    def start(
+        self, workdir: Path, *overrides: str, fault: str = "", folder: Path = ROOT, **environment: str
+    ) -> subprocess.Popen[str]:
+        """A process in `folder` of the run in `workdir`; `fault` is one of `victim`, which it does to itself."""
         program = [str(VICTIM)] if fault else ["-m", "mmjax.train"]
         command = [sys.executable, *program, *self._arguments, f"--workdir={workdir}", *overrides]
-        return self._open(command, FAULT=fault, **environment)
+        return self._open(command, folder, FAULT=fault, **environment)
 
     def start_locally(self, workdir: Path, launcher: list[str], *overrides: str) -> subprocess.Popen[str]:
         """`launch/local.sh` with the arguments `launcher`, on the run in `workdir`."""
         script = ["bash", str(ROOT / "launch" / "local.sh"), *launcher, "--"]
-        return self._open([*script, *self._arguments, f"--workdir={workdir}", *overrides], PYTHON=sys.executable)
+        return self._open([*script, *self._arguments, f"--workdir={workdir}", *overrides], ROOT, PYTHON=sys.executable)
 
-    def finish(self, workdir: Path, *overrides: str, **options: str) -> tuple[int, str]:
+    def finish(self, workdir: Path, *overrides: str, **options: Any) -> tuple[int, str]:
         """The status and the error output of a start that goes on until it ends."""
         return ended(self.start(workdir, *overrides, **options))
 
-    def _open(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
-        variables = {**self._environment, **environment}
+    def _open(self, command: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+        options: dict[str, Any] = {"env": {**self._environment, **environment}, "cwd": folder, "text": True}
         return subprocess.Popen(
-            command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **options
         )
 
 
@@ -90,6 +95,17 @@ def wait_for(condition: Callable[[], bool], timeout_secs: float = 120) -> None:
         time.sleep(0.02)
 
 
+def free_port() -> int:
+    """The first of two that follow each other, for the hub and for JAX, and that nobody listens on."""
+    while True:
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            first, second = (stack.enter_context(socket.socket()) for _ in range(2))
+            first.bind(("", 0))
+            port = first.getsockname()[1]
+            second.bind(("", port + 1))
+            return port
+
+
 def steps(workdir: Path) -> list[int]:
     return [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
 
@@ -102,6 +118,22 @@ def saved_steps(workdir: Path) -> list[int]:
     """Steps of the checkpoints that were saved whole."""
     folder = workdir / CHECKPOINTS
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+def damage(path: Path, kind: str) -> None:
+    """Flips a "bit" of a file, leaves "half" of it, or makes it "missing"."""
+    content = bytearray(path.read_bytes())
+    if kind == "bit":
+        content[random.Random(0).randrange(len(content))] ^= 1
+    path.write_bytes(content[: len(content) // 2] if kind == "half" else content)
+    if kind == "missing":
+        path.unlink()
+
+
+def largest_file(workdir: Path, step: int) -> Path:
+    """Of the arrays of a checkpoint."""
+    state = workdir / CHECKPOINTS / str(step) / STATE
+    return max((path for path in state.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def assert_same_run(run: Path, other: Path) -> None:

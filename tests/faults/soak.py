@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import MofNCompleteColumn, Progress
 
-from tests.faults.runs import Runs, assert_same_run, ended, losses, saved_steps, steps
+from tests.faults.runs import Runs, assert_same_run, damage, ended, largest_file, losses, saved_steps, steps
 from tests.faults.victim import PLACES
 from tests.folders import write_image_folder
 from tests.tolerances import LAYER
@@ -130,7 +130,7 @@ def break_once(lives: Lives) -> int:
     workdir, tally = lives.workdir, lives.tally
     before = sizes(workdir)
     if lives.rng.random() < 0.2 and len(before) > 1:
-        damage(workdir, lives.rng)
+        damage(largest_file(workdir, max(before)), lives.rng.choice(("bit", "half", "missing")))
         before.pop(max(before))
         tally.damaged += 1
     status, errors = ended(started(lives))
@@ -159,15 +159,6 @@ def started(lives: Lives) -> "subprocess.Popen[str]":
     time.sleep(rng.uniform(0, lives.most_secs))
     process.send_signal(signal.SIGTERM if how == "notice" else signal.SIGKILL)
     return process
-
-
-def damage(workdir: Path, rng: random.Random) -> None:
-    """Flips a bit of the data of the newest checkpoint."""
-    newest = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
-    path = max((path for path in newest.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
 
 
 def sizes(workdir: Path) -> dict[int, int]:

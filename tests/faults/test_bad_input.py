@@ -111,6 +111,19 @@ def test_bad_records_among_good_ones_are_listed_and_the_run_goes_on(folder: Path
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.5, 2), (1.0, 0)])
+def test_where_every_record_is_bad(share: float, status: int, folder: Path, run: Path) -> None:
+    """The run ends once it has seen enough of them, or, if that is wanted, learns nothing and lists them all."""
+    break_some(folder, 32)
+    given = arguments(run, f"imagefolder:{folder}", f"--config.data.max_bad_share={share}", "--config.evals.splits=()")
+    assert command_line.status(train.main, given) == status
+    lines = list(read_lines(run / "metrics.jsonl"))
+    assert len(lines) == 6 if status == 0 else len(lines) < 6
+    assert all(line["loss"] == 0 for line in lines)
+    listed = {json.loads(line)["index"] for line in workdir.bad_records(run).read_text().splitlines()}
+    assert listed == set(range(32))
+
+
 def test_too_many_bad_records_stop_the_run_which_goes_on_after_the_repair(
     folder: Path, run: Path, error: Lines
 ) -> None:

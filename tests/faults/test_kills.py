@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import random
 import shutil
 import signal
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmjax import train
-from tests.faults.runs import Runs, assert_same_run, saved_steps, steps
+from tests.faults.runs import Runs, assert_same_run, damage, largest_file, saved_steps, steps
 from tests.folders import write_image_folder
 
 STEPS = ("--config.train.num_steps=12", "--config.checkpoint.every_steps=3", "--config.evals.every_steps=4")
@@ -84,15 +83,6 @@ def signal_at(owner: Any, name: str, times: int, patch: pytest.MonkeyPatch) -> N
     patch.setattr(owner, name, signalled)
 
 
-def damage(path: Path, kind: str) -> None:
-    content = bytearray(path.read_bytes())
-    if kind == "bit":
-        content[random.Random(0).randrange(len(content))] ^= 1
-    path.write_bytes(content[: len(content) // 2] if kind == "half" else content)
-    if kind == "missing":
-        path.unlink()
-
-
 # What is left of a broken reading complains when it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["bit", "half", "missing"])
@@ -100,8 +90,7 @@ def test_a_damaged_checkpoint_is_set_aside(
     kind: str, tiny: Runs, whole: Path, copy: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = copy / "checkpoints" / "12"
-    data = [path for path in (place / "state").rglob("d/*") if path.is_file()]
-    damage(max(data, key=lambda path: path.stat().st_size), kind)
+    damage(largest_file(copy, 12), kind)
     assert tiny.inside(copy) == 0
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("checkpoint ")]
     aside = copy / "damaged_checkpoints" / "12"

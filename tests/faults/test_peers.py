@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.faults.runs import Runs, ended, losses, saved_steps, steps, wait_for
+from tests.faults.runs import Runs, damage, ended, free_port, largest_file, losses, saved_steps, steps, wait_for
 from tests.folders import write_image_folder
 from tests.tolerances import LAYER
 
@@ -69,7 +69,7 @@ def test_a_notice_stops_all_at_one_step_and_four_go_on(tiny: Runs, tmp_path: Pat
 
 @pytest.mark.long
 def test_a_process_that_hangs_is_named(tiny: Runs, tmp_path: Path) -> None:
-    address = {"MMJAX_COORDINATOR": "127.0.0.1:29520", "MMJAX_NUM_PROCESSES": "2"}
+    address = {"MMJAX_COORDINATOR": f"127.0.0.1:{free_port()}", "MMJAX_NUM_PROCESSES": "2"}
     waits = "--config.processes.stall_secs=60"
     started = [
         tiny.start(
@@ -84,14 +84,47 @@ def test_a_process_that_hangs_is_named(tiny: Runs, tmp_path: Path) -> None:
         assert "while the first is doing step at step " in errors
 
 
-def test_processes_with_other_configs_are_refused(tiny: Runs, tmp_path: Path) -> None:
-    address = {"MMJAX_COORDINATOR": "127.0.0.1:29500", "MMJAX_NUM_PROCESSES": "2"}
+@pytest.mark.long
+def test_a_damaged_checkpoint_is_set_aside_by_all(tiny: Runs, tmp_path: Path) -> None:
+    """One start finds it, the next goes on from the one before it."""
+    workdir = tmp_path / "run"
+    assert ended(tiny.start_locally(workdir, TWO, MESH, "--config.train.num_steps=6"))[0] == 0
+    damage(largest_file(workdir, 6), "bit")
+
+    status, errors = ended(tiny.start_locally(workdir, TWO, MESH))
+    assert status == 0
+    assert "the next start goes on from the one before it" in errors
+    assert "starting again (1 of 3)" in errors
+    assert (workdir / "damaged_checkpoints" / "6").is_dir()
+    assert steps(workdir) == list(range(1, 9))
+
+
+def two_refused(tiny: Runs, workdir: Path, *each: tuple[str, Path]) -> list[str]:
+    """What two processes say that end with status 2; each has an argument and a folder of its own."""
+    address = {"MMJAX_COORDINATOR": f"127.0.0.1:{free_port()}", "MMJAX_NUM_PROCESSES": "2"}
     started = [
-        tiny.start(tmp_path, f"--config.train.seed={process}", MMJAX_PROCESS_ID=str(process), **address)
-        for process in range(2)
+        tiny.start(workdir, argument, folder=folder, MMJAX_PROCESS_ID=str(process), **address)
+        for process, (argument, folder) in enumerate(each)
     ]
-    for status, errors in map(ended, started):
-        assert status == 2
+    ends = [ended(process) for process in started]
+    assert [status for status, _ in ends] == [2, 2], ends
+    return [errors for _, errors in ends]
+
+
+def test_processes_with_other_configs_are_refused(tiny: Runs, tmp_path: Path) -> None:
+    for errors in two_refused(tiny, tmp_path, *((f"--config.train.seed={number}", tmp_path) for number in range(2))):
         assert "error: config.train.seed is 0 on process 0 and 1 on process 1 (" in errors
         assert "give all processes the same command, code, libraries and data" in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_other_data_are_refused(tiny: Runs, tmp_path: Path) -> None:
+    """The same path, and on one host another caption under it."""
+    hosts = tmp_path / "first", tmp_path / "second"
+    for host, word in zip(hosts, ("thing", "thong"), strict=True):
+        write_image_folder(host / "images", word)
+    for errors in two_refused(tiny, tmp_path / "run", *(("--data=imagefolder:images", host) for host in hosts)):
+        assert "error: data.record 0 is " in errors
+        assert "on process 1 (" in errors
+        assert "give all processes the same command, code, libraries and data" in errors
+    assert not (tmp_path / "run").exists()
