@@ -190,7 +190,8 @@ class Hub:
             self._tell_all({"lost": text, "status": status})
 
     def _tell_all(self, message: dict[str, Any]) -> None:
-        for member in self._members.values():
+        # Process 0 comes last: it may end, and the hub with it, before the next line is reached.
+        for member in sorted(self._members.values(), key=lambda member: member.process == 0):
             if not member.left:
                 _tell(member.writer, message)
 
