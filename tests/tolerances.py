@@ -17,9 +17,6 @@ MODEL = 1e-4
 ZERO = 1e-6
 """The norm below which a gradient counts as zero, as that of the key bias is: softmax does not see it."""
 
-ROUNDING = float(np.finfo(np.float32).eps)
-"""One step of float32: "at most twice another's error" may be below it, where the other is exact by chance."""
-
 BFLOAT16 = 2.0**-7
 """The machine epsilon of bfloat16: its gradients against those of the same numbers in float32."""
 

@@ -4,12 +4,11 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +92,6 @@ def wait_for(condition: Callable[[], bool], timeout_secs: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """The first of two that follow each other, for the hub and for JAX, and that nobody listens on."""
-    while True:
-        with ExitStack() as stack, suppress(OSError, OverflowError):
-            first, second = (stack.enter_context(socket.socket()) for _ in range(2))
-            first.bind(("", 0))
-            port = first.getsockname()[1]
-            second.bind(("", port + 1))
-            return port
 
 
 def steps(workdir: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """Kills real runs at random moments, damages checkpoints, and counts the cost: `python -m tests.faults.soak`.
 
 One record in a hundred is broken. Each run has to end as one that nothing happened to: bit for bit where it stays on
-one mesh, with the same losses to the tolerance of a mesh where every start has another one.
+one mesh, with the same losses to the tolerance of a layer where every start draws its own.
 """
 
 import argparse

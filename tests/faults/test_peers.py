@@ -7,8 +7,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.faults.runs import Runs, damage, ended, free_port, largest_file, losses, saved_steps, steps, wait_for
+from tests.faults.runs import Runs, damage, ended, largest_file, losses, saved_steps, steps, wait_for
 from tests.folders import write_image_folder
+from tests.ports import free_port
 from tests.tolerances import LAYER
 
 STEPS = ("--config.train.num_steps=8", "--config.checkpoint.every_steps=2", "--config.evals.splits=()")

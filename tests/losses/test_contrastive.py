@@ -19,7 +19,7 @@ from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.hlo import Program
 from tests.losses import reference
-from tests.tolerances import BFLOAT16, LAYER, ROUNDING, above, relative_errors
+from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
 
 REFERENCES = {"sigmoid": reference.sigmoid, "softmax": reference.softmax}
 IMPLEMENTATIONS = ("dense", "gather", "ring")
@@ -34,9 +34,9 @@ TILE = 3
 Args = tuple[Any, ...]
 
 
-def inputs(num_rows: int = 40, width: int = 8, scale: float = 20.0) -> Args:
+def inputs(num_rows: int = 40, width: int = 8, scale: float = 20.0, seed: int = 0) -> Args:
     """Unit embeddings, half alike, a scale, a bias of -10, ids with repeats, weights of 0 and others, soft targets."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     image, text = (rng.normal(size=(num_rows, width)) for _ in range(2))
     text += image
     unit = [(side / np.linalg.norm(side, axis=1, keepdims=True)).astype(np.float32) for side in (image, text)]
@@ -80,8 +80,8 @@ def compiled(kind: str, implementation: str, sizes: tuple[int, int, int] | None 
 
 
 @functools.cache
-def expected(kind: str, scale: float) -> Any:
-    double = [np.asarray(arg, np.float64) for arg in inputs(scale=scale)]
+def expected(kind: str, scale: float, seed: int = 0) -> Any:
+    double = [np.asarray(arg, np.float64) for arg in inputs(scale=scale, seed=seed)]
     loss = REFERENCES[kind]
     return loss(*double), tuple(reference.gradient(loss, position, *double) for position in range(4))
 
@@ -107,10 +107,18 @@ def test_hard_targets_equal_the_reference(kind, implementation, sizes):
 @KINDS
 @TILED
 def test_at_scale_100_the_error_is_that_of_the_dense_form(kind, implementation):
-    args = inputs(scale=100.0)
-    dense = relative_errors(compiled(kind, "dense")(*args), expected(kind, 100.0))
-    errors = relative_errors(compiled(kind, implementation, (8, 1, 1))(*args), expected(kind, 100.0))
-    assert {path: error for path, error in errors.items() if error > max(2 * dense[path], ROUNDING)} == {}
+    """The worst of several draws: in a single one either form may be exact by chance, as a number is rounded."""
+    dense, tiled = worst_errors(kind, "dense"), worst_errors(kind, implementation, (8, 1, 1))
+    assert {path: (error, dense[path]) for path, error in tiled.items() if not error <= 2 * dense[path]} == {}
+
+
+def worst_errors(kind: str, implementation: str, sizes: tuple[int, int, int] | None = None) -> dict[str, float]:
+    """Of the value and of each gradient at scale 100, over 8 draws."""
+    function = compiled(kind, implementation, sizes)
+    draws = [
+        relative_errors(function(*inputs(scale=100.0, seed=seed)), expected(kind, 100.0, seed)) for seed in range(8)
+    ]
+    return {path: max(errors[path] for errors in draws) for path in draws[0]}
 
 
 @KINDS

@@ -1,7 +1,6 @@
 """Processes that start, agree and end together: the hub and its peers, as threads of one process and without JAX."""
 
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 
 from mmjax.errors import StartAgain, UserError
+from mmjax.parallel import hub as hub_module
 from mmjax.parallel import peers, processes
 from mmjax.parallel.activity import Activity
 from mmjax.parallel.hub import Hub, ProcessesConfig
 from mmjax.parallel.peers import Peers
+from tests.ports import free_port
 
 LIMITS = ProcessesConfig(start_secs=20, silence_secs=20, stall_secs=20)
 
@@ -38,12 +39,6 @@ class Member:
     def told(self) -> tuple[str, int]:
         assert self.ended.wait(10)
         return self.end
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -98,6 +93,32 @@ def test_a_lost_process_is_named_with_what_it_was_doing(meet: Callable[..., list
         assert why.startswith("process 2 (")
         assert why.endswith("was lost; it was last doing data at step 12")
         assert status == 75
+
+
+def test_a_verdict_reaches_process_0_last() -> None:
+    """It takes the hub with it when it ends, perhaps before the next line is sent."""
+    told: list[int] = []
+
+    class Line:
+        def __init__(self, process: int):
+            self.write = lambda _: told.append(process)
+
+    hub = Hub(0, 3, LIMITS)
+    hub._members = {process: hub_module.Member(process, "host", Line(process)) for process in range(3)}  # type: ignore[arg-type]
+    hub._end("process 2 was lost", 75)
+    assert told == [1, 2, 0]
+
+
+def test_where_all_fail_process_0_ends_after_the_others(meet: Callable[..., list[Member]]) -> None:
+    """With it goes JAX's service, without which they would abort before they have said why."""
+    first, second = meet(2)
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(first.peers.leave, 2, "error: other data")
+        second.peers.leave(2, "error: other data")
+        time.sleep(1.5)
+        assert not leaving.done()
+        second.peers.close()
+        leaving.result(5)
 
 
 def test_a_lost_hub_ends_the_others(meet: Callable[..., list[Member]]) -> None:
