@@ -103,7 +103,9 @@ def built(model: DualEncoderConfig, batch_size: int, mesh: jax.sharding.Mesh) ->
         OptimConfig(weight_decay=0.1),
         TrainConfig(),
         mesh,
-        batch_shapes(batch_size, model.image.image_size, model.text.context_len, mesh),
+        batch_shapes(
+            batch_size, model.image.image_size, model.text.context_len, mesh, image_width=model.image.image_width
+        ),
     )
 
 

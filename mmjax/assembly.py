@@ -24,11 +24,14 @@ from mmjax.evals.embed import Encoders
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.evals.split import EvalSplit
 from mmjax.evals.suite import Eval, as_json, run_suite
-from mmjax.evals.zero_shot import ZeroShotEval
+from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
 from mmjax.experiment import EvalsConfig, Experiment
+from mmjax.interop.imports import Foreign
 from mmjax.models.dual_encoder import DualEncoder
+from mmjax.optim.rules import Rule
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
+from mmjax.training.state import ModelSpec, model_spec
 from mmjax.types import Array, HostBatch, Key, Params
 from mmjax.workdir import bad_records
 
@@ -103,9 +106,32 @@ def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
     def build_model(key: Key) -> nnx.Module:
         return DualEncoder(model, key)
 
-    spec = batch_shapes(data.batch_size, data.preprocess.image_size, data.text_len, mesh, data.num_words)
+    rows, columns = data.preprocess.image_shape
+    spec = batch_shapes(data.batch_size, rows, data.text_len, mesh, data.num_words, image_width=columns)
     objective = experiment.objective.build()
-    return build_program(build_model, objective, experiment.optim, experiment.train, mesh, spec)
+    # What is locked must not decay either; rules that come first decide.
+    frozen = tuple(Rule(pattern, freeze=True) for pattern in model.frozen_paths)
+    optim = replace(experiment.optim, rules=(*frozen, *experiment.optim.rules))
+    return build_program(build_model, objective, optim, experiment.train, mesh, spec)
+
+
+def model_spec_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> ModelSpec:
+    """The model alone, before it has values, for runs that do not train."""
+    return model_spec(lambda key: DualEncoder(experiment.model, key), mesh)
+
+
+def foreign_experiment(foreign: Foreign) -> Experiment:
+    """An experiment that evaluates a foreign checkpoint with its own tokenizer and preprocessing.
+
+    Raises:
+        UserError: it is no whole model, or does not say how it wants its images.
+    """
+    model, preprocess = foreign.spec
+    if foreign.format.part != "both" or preprocess is None:
+        lacks = "is one tower alone" if foreign.format.part != "both" else "has no preprocessor_config.json"
+        raise UserError(f"{foreign.source} {lacks}, and cannot be evaluated: give a whole model with all its files")
+    data = DataConfig(tokenizer=foreign.tokenizer, text_len=model.text.context_len, preprocess=preprocess)
+    return Experiment(model, data, evals=EvalsConfig(zero_shot=ZeroShotConfig()))
 
 
 def encoders(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:

@@ -1,6 +1,10 @@
-"""Scores a finished run: `python -m mmjax.evaluate --workdir DIR [--data SPEC] [--split NAME] [--json FILE]`."""
+"""Scores a finished run: `python -m mmjax.evaluate --workdir DIR [--data SPEC] [--split NAME] [--json FILE]`.
+
+Or a foreign checkpoint, on the data named: `python -m mmjax.evaluate --model hf:DIR --data SPEC`.
+"""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from mmjax.data.preprocess import preprocess
 from mmjax.data.sources import list_splits
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.experiment import Experiment, from_values
+from mmjax.interop import imports
 from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.report.gallery import make_gallery, save_gallery
@@ -24,11 +29,19 @@ from mmjax.types import Params
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
+    keep_freed_memory()
+    experiment, step, results = evaluate_foreign(options) if options.model else evaluate_run(options)
+    show(results)
+    if options.json is not None:
+        write_json(options.json, summary(experiment, step, results))
+
+
+def evaluate_run(options: argparse.Namespace) -> tuple[Experiment, int | None, dict[str, Any]]:
+    """The experiment of a run, the step of its checkpoint, and the results by split."""
     directory = options.workdir
     experiment = chosen_data(from_values(workdir.read_config(directory)), options.data, options.split)
     tokenizer = assembly.load_tokenizer(experiment)
     workdir.check_fingerprint(directory, assembly.fingerprint(experiment, tokenizer))
-    keep_freed_memory()
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         program = assembly.program(experiment, mesh)
@@ -39,14 +52,27 @@ def main(arguments: Sequence[str]) -> None:
         results = evaluation(state.eval_params)
         if options.data is None:
             save_examples(directory, evaluation, experiment, state.eval_params)
-    show(results)
-    if options.json is not None:
-        write_json(options.json, summary(experiment, int(state.step), results))
+    return experiment, int(state.step), results
+
+
+def evaluate_foreign(options: argparse.Namespace) -> tuple[Experiment, int | None, dict[str, Any]]:
+    """The same for a foreign checkpoint, which has no step."""
+    mesh = make_mesh(MeshConfig())
+    with imports.opened(options.model) as foreign, jax.set_mesh(mesh):
+        experiment = chosen_data(assembly.foreign_experiment(foreign), options.data or "emoji", options.split)
+        tokenizer = assembly.load_tokenizer(experiment)
+        spec = assembly.model_spec_of(experiment, mesh)
+        params = imports.loaded(foreign, spec.params_spec, mesh)
+        encoders = assembly.encoders(spec.graphdef, mesh)
+        with tempfile.TemporaryDirectory() as folder:
+            return experiment, None, assembly.Evaluation(experiment, tokenizer, encoders, Path(folder))(params)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mmjax.evaluate", description="Scores a finished run.")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", type=Path, help="folder of the run")
+    model.add_argument("--model", help="a foreign checkpoint: hf:DIR, open_clip:DIR or big_vision:FILE")
     parser.add_argument("--data", help="data to score on: emoji, imagefolder:DIR or tfds:DIR; the run's own by default")
     parser.add_argument("--split", help="split of the data; by default those of the config, or test or validation")
     parser.add_argument("--step", type=int, help="step of the checkpoint; the last one by default")
@@ -73,7 +99,7 @@ def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: 
         save_gallery(directory, gallery)
 
 
-def summary(experiment: Experiment, step: int, results: dict[str, Any]) -> dict[str, Any]:
+def summary(experiment: Experiment, step: int | None, results: dict[str, Any]) -> dict[str, Any]:
     """What scripts read: the results of the first split at the top, and those of all splits below."""
     headline = experiment.evals.splits[0]
     uses_ema = experiment.train.ema_decay > 0

@@ -11,6 +11,7 @@ from mmjax import config
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError
 from mmjax.evals.zero_shot import ZeroShotConfig
+from mmjax.interop.imports import InitConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
@@ -43,6 +44,7 @@ class Experiment:
 
     model: DualEncoderConfig
     data: DataConfig
+    init: InitConfig = InitConfig()
     objective: ObjectiveConfig = ContrastiveConfig()
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = TrainConfig()
@@ -97,14 +99,19 @@ def _check_parts(experiment: Experiment) -> None:
             f"data.preprocess.image_size = {data.preprocess.image_size} but model.image.image_size = "
             f"{model.image.image_size}: make them equal"
         )
+    if data.preprocess.image_shape != model.image.image_shape:
+        raise UserError(
+            f"data.preprocess.image_width = {data.preprocess.image_width} but model.image.image_width = "
+            f"{model.image.image_width}: make them equal"
+        )
     if data.text_len != model.text.context_len:
         raise UserError(
             f"data.text_len = {data.text_len} but model.text.context_len = {model.text.context_len}: make them equal"
         )
-    if model.image.stem_norm == "batch" and experiment.train.accumulate > 1:
+    if model.image.needs_whole_batch and model.locked != "image" and experiment.train.accumulate > 1:
         raise UserError(
-            f"model.image.stem_norm = 'batch' needs the whole batch at once, but train.accumulate = "
-            f"{experiment.train.accumulate}: set it to 1, or stem_norm to 'group'"
+            f"a batch norm in model.image needs the whole batch at once, but train.accumulate = "
+            f"{experiment.train.accumulate}: set it to 1, or stem_norm to 'group' where the tower has that choice"
         )
     if data.num_words < 0:
         raise UserError(f"data.num_words = {data.num_words} is negative: set it to 0 or more")

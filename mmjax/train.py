@@ -20,6 +20,7 @@ from mmjax.data.placement import place
 from mmjax.data.records import Source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment, check_mesh, from_values
+from mmjax.interop.imports import initialised
 from mmjax.parallel import processes
 from mmjax.parallel.activity import Activity
 from mmjax.parallel.compiled import keep_compiled
@@ -111,7 +112,7 @@ def go_on(
 ) -> TrainState:
     """The state after all steps, from that of the last checkpoint."""
     experiment = parts.experiment
-    state, record = first_state(program, checkpoints)
+    state, record = first_state(experiment, program, checkpoints)
     bad_records = opened_bad_records(parts, record["skipped"])
     batches = global_batches(parts, bad_records, int(state.step))
     with opened_logs(parts, program, checkpoints, int(state.step)) as logs:
@@ -123,11 +124,21 @@ def go_on(
     return state
 
 
-def first_state(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, Mapping[str, Any]]:
+def first_state(
+    experiment: Experiment, program: Program, checkpoints: Checkpoints
+) -> tuple[TrainState, Mapping[str, Any]]:
     """The state and record of the last checkpoint that is whole, or those of a new run."""
-    if checkpoints.last_step is None:
-        return program.init(), {"evaluated_step": None, "skipped": []}
-    return checkpoints.restore(program.abstract_state)
+    if checkpoints.last_step is not None:
+        return checkpoints.restore(program.abstract_state)
+    new: Mapping[str, Any] = {"evaluated_step": None, "skipped": []}
+    if not experiment.init.is_given:
+        return program.init(), new
+    say = print if jax.process_index() == 0 else _say_nothing
+    return program.init_from(initialised(program.init_params(), experiment.init, experiment.model, say)), new
+
+
+def _say_nothing(line: str) -> None:
+    del line
 
 
 def kept_with_state(parts: Parts, bad_records: BadRecords) -> dict[str, Any]:

@@ -44,8 +44,12 @@ class Whole:
     parts: tuple[Part, ...] = field(default_factory=tuple)
 
 
+ARGUMENTS = {"lit_minilm_emoji": ":DIR"}
+"""What a config is given whose default depends on what is installed."""
+
+
 def shipped(name: str) -> Experiment:
-    return from_values(load_config(str(ROOT / "configs" / f"{name}.py")))
+    return from_values(load_config(str(ROOT / "configs" / f"{name}.py") + ARGUMENTS.get(name, "")))
 
 
 def golden(name: str) -> Path:
@@ -144,6 +148,10 @@ def test_differences_are_told_by_path() -> None:
         (
             {"data": {"preprocess": {"image_size": 32}}},
             "data.preprocess.image_size = 32 but model.image.image_size = 16",
+        ),
+        (
+            {"data": {"preprocess": {"image_width": 32}}},
+            "data.preprocess.image_width = 32 but model.image.image_width = None",
         ),
         ({"data": {"batch_size": 0}}, "data.batch_size = 0 must be at least 1"),
         ({"train": {"accumulate": 0}}, "train.accumulate = 0 must be at least 1"),

@@ -62,14 +62,17 @@ def generator(seed: int, position: int) -> np.random.Generator:
     return np.random.default_rng([seed, position])
 
 
-def random_crop(image: Image.Image, size: int, config: AugmentConfig, rng: np.random.Generator) -> Image.Image:
-    """Returns a random part of the image at size x size (RandomResizedCrop: Szegedy et al. 2015, section 6)."""
+def random_crop(
+    image: Image.Image, size: int, config: AugmentConfig, rng: np.random.Generator, width: int | None = None
+) -> Image.Image:
+    """Returns a random part of the image with `size` rows and `width` columns, or as many as rows (RandomResizedCrop:
+    Szegedy et al. 2015, section 6)."""
     area = rng.uniform(*config.crop_area) * image.width * image.height
     ratio = math.exp(rng.uniform(math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])))
-    width, height = min(math.sqrt(area * ratio), image.width), min(math.sqrt(area / ratio), image.height)
-    left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-    box = (left, top, left + width, top + height)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    cut_width, cut_height = min(math.sqrt(area * ratio), image.width), min(math.sqrt(area / ratio), image.height)
+    left, top = rng.uniform(0, image.width - cut_width), rng.uniform(0, image.height - cut_height)
+    box = (left, top, left + cut_width, top + cut_height)
+    return image.resize((size if width is None else width, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
 
 
 def augment(image: Image.Image, config: AugmentConfig, rng: np.random.Generator) -> Image.Image:
@@ -97,7 +100,9 @@ def _move(image: Image.Image, config: AugmentConfig, draws: Draws) -> Image.Imag
     angle = math.radians(_either_way(config.rotate_degrees, draws[0]))
     shear = math.tan(math.radians(_either_way(config.shear_degrees, draws[1])))
     zoom = math.exp(_between((math.log(config.zoom[0]), math.log(config.zoom[1])), draws[2]))
-    shift_x, shift_y = (_either_way(config.translate * image.width, draw) for draw in draws[3:5])
+    shift_x, shift_y = (
+        _either_way(config.translate * side, draw) for side, draw in zip(image.size, draws[3:5], strict=True)
+    )
     flip = -1.0 if draws[5] < config.flip_rate else 1.0
     if (angle, shear, zoom, shift_x, shift_y, flip) == (0.0, 0.0, 1.0, 0.0, 0.0, 1.0):
         return image

@@ -61,8 +61,7 @@ class Examples:
         self._cache_bytes_left = config.cache_bytes
         self._cache_lock = threading.Lock()
         self._rare_words = rare_words
-        side = config.preprocess.image_size
-        self._empty_row = Row(np.zeros((side, side, 3), np.uint8), "", BAD_ID, 0.0)
+        self._empty_row = Row(np.zeros((*config.preprocess.image_shape, 3), np.uint8), "", BAD_ID, 0.0)
 
     def train_batch(self, seed: int, positions: Sequence[int]) -> HostBatch:
         """Returns the augmented examples at these positions of the run (see `order.record_index`)."""
@@ -84,7 +83,8 @@ class Examples:
         text = captions.choose(loaded.captions, self._config.captions, rng, self._rare_words)
         image = loaded.image
         if self._config.augment.crops:
-            image = augment.random_crop(image, self._config.preprocess.image_size, self._config.augment, rng)
+            rows, columns = self._config.preprocess.image_shape
+            image = augment.random_crop(image, rows, self._config.augment, rng, columns)
         return Row(np.asarray(augment.augment(image, self._config.augment, rng)), text, loaded.id, 1.0, loaded.captions)
 
     def _eval_row(self, index: int) -> Row:

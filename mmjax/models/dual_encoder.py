@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ from jax.nn import initializers
 
 from mmjax.errors import UserError
 from mmjax.models.text import TextConfig, TextTransformer
-from mmjax.models.vit import ViT, ViTConfig
+from mmjax.models.tower import ImageTowerConfig
+from mmjax.models.vit import ViTConfig
 from mmjax.nn.linear import Linear
 from mmjax.nn.norm import l2_normalise
 from mmjax.nn.parameter import parameter
 from mmjax.types import Array, Key
 
+Tower = TypeVar("Tower", bound=nnx.Module)
 Projection = Literal["none", "linear", "biased"]
 
 
@@ -29,15 +31,18 @@ class DualEncoderConfig:
         "none" wants the width to be `embed_dim` already.
     log_scale: at the start; the temperature of the softmax loss is exp(-log_scale).
     logit_bias: at the start; None where the loss has no bias (CLIP).
+    locked: a tower that stays as it is and runs as in evaluation, without dropout and with running statistics; what
+        stands behind it still learns (Zhai et al., 2022, LiT, sec. 3).
     """
 
-    image: ViTConfig = field(default_factory=ViTConfig)
+    image: ImageTowerConfig = field(default_factory=ViTConfig)
     text: TextConfig = field(default_factory=TextConfig)
     embed_dim: int = 768
     image_projection: Projection = "none"
     text_projection: Projection = "biased"
     log_scale: float = math.log(10)
     logit_bias: float | None = -10.0
+    locked: Literal["none", "image", "text"] = "none"
 
     def __post_init__(self) -> None:
         for tower in ("image", "text"):
@@ -48,6 +53,11 @@ class DualEncoderConfig:
                     "make them equal or set it to 'linear'"
                 )
 
+    @property
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Patterns of the parameters that an optimizer must leave alone, weight decay included."""
+        return () if self.locked == "none" else (f"{self.locked}/.*",)
+
 
 class DualEncoder(nnx.Module):
     """x = normalise(P_x image_tower(image)) and y = normalise(P_y text_tower(text)), both of length 1."""
@@ -55,7 +65,7 @@ class DualEncoder(nnx.Module):
     def __init__(self, config: DualEncoderConfig, key: Key):
         keys = jax.random.split(key, 6)
         self.config = config
-        self.image = ViT(config.image, keys[0])
+        self.image = config.image.build(keys[0])
         self.text = TextTransformer(config.text, keys[1])
         self.image_projection = _projection(keys[2], config.image_projection, config.image.width, config.embed_dim)
         self.text_projection = _projection(keys[3], config.text_projection, config.text.width, config.embed_dim)
@@ -66,18 +76,26 @@ class DualEncoder(nnx.Module):
             self.logit_bias = parameter(keys[5], "", (), initializers.constant(config.logit_bias))
 
     def encode_image(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
-        """`image_embed` float32 (b, e), of length 1, and the extras of `ViT`; `key` switches dropout on."""
-        features, extras = self.image(image, key)
+        """`image_embed` float32 (b, e), of length 1, and the extras of `ImageTower`; `key` switches dropout on."""
+        tower, key = (_locked(self.image), None) if self.config.locked == "image" else (self.image, key)
+        features, extras = tower(image, key)
         return l2_normalise(_projected(features, self.image_projection)), extras
 
     def encode_text(self, text_ids: Array, text_mask: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         """`text_embed` float32 (b, e), of length 1, and the extras of `TextTransformer`; `key` switches dropout on."""
-        features, extras = self.text(text_ids, text_mask, key)
+        tower, key = (_locked(self.text), None) if self.config.locked == "text" else (self.text, key)
+        features, extras = tower(text_ids, text_mask, key)
         return l2_normalise(_projected(features, self.text_projection)), extras
 
     def bias(self) -> Array:
         """What is added to every logit: the learned `logit_bias`, or 0 where the model has none."""
         return jnp.zeros(()) if self.logit_bias is None else self.logit_bias[...]
+
+
+def _locked(tower: Tower) -> Tower:
+    """The tower with parameters that are constants to a derivative: its backward pass is then never written."""
+    graph, state = nnx.split(tower)
+    return nnx.merge(graph, jax.lax.stop_gradient(state))
 
 
 def _projection(key: Key, kind: Projection, width: int, embed_dim: int) -> Linear | None:

@@ -1,9 +1,11 @@
 """Model sizes as data, and the published dual encoders made of them."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from mmjax.errors import UserError
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.resnet import ResNetConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 
@@ -39,6 +41,55 @@ CLIP_LOG_SCALE = 2.6592
 
 CLIP_TEXT: dict[str, Size] = {"B": SIZES["M"], "L": Size(768, 12, 3072, 12)}
 """CLIP's text tower by the size of its image tower (Radford et al., 2021, table 20); its width is that of the space."""
+
+
+@dataclass(frozen=True)
+class ResNetSize:
+    """A ResNet's shape; `**vars(size)` fits `ResNetConfig`."""
+
+    layer: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    stage_dims: tuple[int, ...]
+
+
+BASIC_DIMS, BOTTLENECK_DIMS = (64, 128, 256, 512), (256, 512, 1024, 2048)
+RESNETS: dict[str, ResNetSize] = {
+    "18": ResNetSize("basic", (2, 2, 2, 2), BASIC_DIMS),
+    "34": ResNetSize("basic", (3, 4, 6, 3), BASIC_DIMS),
+    "50": ResNetSize("bottleneck", (3, 4, 6, 3), BOTTLENECK_DIMS),
+    "101": ResNetSize("bottleneck", (3, 4, 23, 3), BOTTLENECK_DIMS),
+    "152": ResNetSize("bottleneck", (3, 8, 36, 3), BOTTLENECK_DIMS),
+}
+"""By number of layers (He et al., 2016, table 1)."""
+
+
+def resnet(name: str, **choices: Any) -> ResNetConfig:
+    """The ResNet of `name` layers, "50" and so on, with `choices` of `ResNetConfig`.
+
+    Raises:
+        UserError: no such model.
+    """
+    if name not in RESNETS:
+        raise UserError(f"no ResNet has {name!r} layers: write one of {', '.join(RESNETS)}")
+    return ResNetConfig(**vars(RESNETS[name]) | choices)
+
+
+def bert(size: str, **choices: Any) -> TextConfig:
+    """The published BERT (Devlin et al., 2019) of `size` "B" or "L", uncased, without its pooler, and with `choices` of
+    `TextConfig`."""
+    published = {
+        "vocab_size": 30_522,
+        "context_len": 512,
+        "use_mask": True,
+        "pool": "first",
+        "num_token_types": 2,
+        "norm": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "final_norm": False,
+        "activation": "gelu",
+    }
+    return TextConfig(**vars(SIZES[size]) | published | choices)
 
 
 def clip(name: str) -> DualEncoderConfig:

@@ -13,7 +13,8 @@ from mmjax.nn import stack
 from mmjax.nn.attention import causal_mask, source_mask
 from mmjax.nn.block import BlockConfig
 from mmjax.nn.dropout import dropout, split
-from mmjax.nn.embedding import TokenEmbedding
+from mmjax.nn.embedding import TOKEN_STDDEV, TokenEmbedding
+from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
@@ -37,6 +38,8 @@ class TextConfig:
         over the text mask; "map" attends.
     eos_id: None takes the largest id instead, which is the end of text in CLIP's vocabulary; Hugging Face does so
         where a config has the legacy `eos_token_id` 2.
+    pooler: tanh(x W + b) of what `pool` gives, as BERT has behind its first token (Devlin et al., 2019, released code).
+    num_token_types: rows of a table of which row 0 is added to every token: BERT's segments, of which a text is one.
     norm: where a block normalises, see `BlockConfig`.
     embedding_norm: a layer norm before the first block, as in BERT.
     final_norm: a layer norm after the last block.
@@ -53,6 +56,8 @@ class TextConfig:
     use_mask: bool = False
     pool: Literal["eot", "last", "first", "mean", "map"] = "last"
     eos_id: int | None = None
+    pooler: bool = False
+    num_token_types: int = 0
     norm: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
     embedding_norm: bool = False
@@ -90,14 +95,17 @@ class TextConfig:
 
 
 class TextTransformer(nnx.Module):
-    """pool(norm(blocks(tokens + positions)))."""
+    """pool(norm(blocks(tokens + positions))), and what the config adds to it."""
 
     def __init__(self, config: TextConfig, key: Key):
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 8)
         width, eps = config.width, config.norm_eps
         self.config = config
         self.tokens = TokenEmbedding(keys[0], config.vocab_size, width)
         self.positions = parameter(keys[1], "td", (config.context_len, width), initializers.normal(POSITION_STDDEV))
+        if config.num_token_types:
+            shape = (config.num_token_types, width)
+            self.token_types = parameter(keys[6], "gd", shape, initializers.normal(TOKEN_STDDEV))
         self.embedding_norm = LayerNorm(keys[2], width, eps=eps) if config.embedding_norm else None
         self.blocks = stack.stacked(config.block, config.depth, keys[3])
         self.final_norm = LayerNorm(keys[4], width, eps=eps) if config.final_norm else None
@@ -105,6 +113,7 @@ class TextTransformer(nnx.Module):
             self.pool = MapPool(
                 keys[5], width, config.num_heads, config.mlp_dim, activation=config.activation, norm_eps=eps
             )
+        self.pooler = Linear(keys[7], "de", (width, width)) if config.pooler else None
 
     def __call__(self, text_ids: Array, text_mask: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         """The features (b, d) of texts: `text_ids` int32 (b, t) and `text_mask` bool (b, t), True for real tokens.
@@ -120,6 +129,7 @@ class TextTransformer(nnx.Module):
         x = stack.run(self.blocks, self.config.stack, x, self._attention_mask(text_mask), stack_key)
         tokens = x if self.final_norm is None else self.final_norm(x)
         features = self._pool(tokens, text_ids, text_mask)
+        features = features if self.pooler is None else jnp.tanh(self.pooler(features))
         return features, {"tokens": tokens, "features": features}
 
     def _embed(self, text_ids: Array) -> Array:
@@ -129,7 +139,8 @@ class TextTransformer(nnx.Module):
                 f"texts of {length} tokens do not fit context_len = {self.config.context_len}: raise it or cut them"
             )
         dtype = jnp.dtype(self.config.compute_dtype)
-        return self.tokens(text_ids, dtype) + weight(self.positions, dtype)[:length]
+        x = self.tokens(text_ids, dtype) + weight(self.positions, dtype)[:length]
+        return x + weight(self.token_types, dtype)[0] if self.config.num_token_types else x
 
     def _attention_mask(self, text_mask: Array) -> Array | None:
         causal = causal_mask(text_mask.shape[1]) if self.config.causal else None

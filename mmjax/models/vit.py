@@ -6,46 +6,47 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.nn import initializers
 
 from mmjax.errors import UserError
+from mmjax.models.tower import ImageTower, ImageTowerConfig, normalised
 from mmjax.nn import positions, stack
 from mmjax.nn.block import BlockConfig
+from mmjax.nn.convolution import ConvNorm
 from mmjax.nn.dropout import drop_patches, dropout, split
+from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.nn.pooling import ConcatPool, MapPool
 from mmjax.nn.stack import Remat, StackConfig
-from mmjax.nn.stem import ConvStem, PatchStem, StemNorm
+from mmjax.nn.stem import ConvStem, PatchStem
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
 
 @dataclass(frozen=True)
-class ViTConfig:
-    """An image tower.
+class ViTConfig(ImageTowerConfig):
+    """An image tower of patches.
 
-    image_size, patch_size: in pixels; the image is square. Where the patches do not fill it, the last rows and columns
-        are left out, as in SigLIP So400m/14-384.
+    patch_size: in pixels. Where the patches do not fill the image, its last rows and columns are left out, as in SigLIP
+        So400m/14-384.
     position: "learned", one row a token; "sincos2d", fixed.
     position_stddev: of the initial learned rows; None takes width ** -0.5, which is small beside a patch's embedding.
         At about 1 a short run tells the places of a few large patches apart from its first step.
     pool: "cls" adds a class token and takes it; "mean" averages the patches; "map" attends to them; "concat" maps them
         side by side, so that each keeps its place (for few patches, and one resolution).
+    pooler: tanh(x W + b) of what `pool` gives, as Hugging Face's ViT has behind its class token.
     norm: where a block normalises, see `BlockConfig`.
     embedding_norm: a layer norm before the first block (CLIP's pre_layernorm).
     final_norm: a layer norm after the last block.
     stem: "patch", one linear map a patch; "conv", early convolutions, for which patch_size is a power of 2.
     stem_norm: of the convolutional stem: "group", an example by itself; "batch", with running averages in evaluation.
     stem_residual: convolutions of stride 1 after each of the convolutional stem's halvings; () is none.
-    image_mean, image_std: what uint8 pixels, scaled to 0..1, are normalised with.
     patch_dropout_rate: share of the patches left out in training.
     drop_path_rate, remat, unroll: see `StackConfig`.
     """
 
-    image_size: int = 224
     patch_size: int = 16
     width: int = 768
     depth: int = 12
@@ -54,6 +55,7 @@ class ViTConfig:
     position: Literal["learned", "sincos2d"] = "learned"
     position_stddev: float | None = None
     pool: Literal["cls", "mean", "map", "concat"] = "map"
+    pooler: bool = False
     norm: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
     embedding_norm: bool = False
@@ -62,27 +64,27 @@ class ViTConfig:
     activation: Activation = "gelu_tanh"
     qk_norm: bool = False
     stem: Literal["patch", "conv"] = "patch"
-    stem_norm: StemNorm = "group"
+    stem_norm: ConvNorm = "group"
     stem_residual: tuple[int, ...] = ()
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
     patch_dropout_rate: float = 0.0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        if self.image_size < self.patch_size:
-            raise UserError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}: change either")
+        if min(self.image_shape) < self.patch_size:
+            named = self.image_size if self.image_width is None else f"or image_width, {self.image_shape}"
+            raise UserError(f"patch_size {self.patch_size} is larger than image_size {named}: change either")
         if self.width % self.num_heads:
             raise UserError(f"num_heads {self.num_heads} does not divide width {self.width}: change either")
-        if self.stem == "conv" and (self.patch_size.bit_count() != 1 or self.image_size % self.patch_size):
+        if self.stem == "conv" and (
+            self.patch_size.bit_count() != 1 or any(side % self.patch_size for side in self.image_shape)
+        ):
             raise UserError(
                 f"stem 'conv' halves the image again and again: patch_size {self.patch_size} must be a power of 2 that "
-                f"divides image_size {self.image_size}"
+                f"divides image_size {self.image_size} and image_width, where there is one"
             )
         if self.stem != "conv" and (self.stem_residual or self.stem_norm != "group"):
             remedy = "leave out stem_residual and stem_norm, or set stem to 'conv'"
@@ -102,7 +104,15 @@ class ViTConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.image_size // self.patch_size, self.image_size // self.patch_size
+        rows, columns = self.image_shape
+        return rows // self.patch_size, columns // self.patch_size
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.stem_norm == "batch"
+
+    def build(self, key: Key) -> "ViT":
+        return ViT(self, key)
 
     @property
     def num_prefix(self) -> int:
@@ -133,11 +143,11 @@ class ViTConfig:
         return StackConfig(self.depth, self.drop_path_rate, self.remat, self.unroll)
 
 
-class ViT(nnx.Module):
-    """pool(norm(blocks(stem(image) + positions)))."""
+class ViT(ImageTower):
+    """pool(norm(blocks(stem(image) + positions))), and what the config adds to it."""
 
     def __init__(self, config: ViTConfig, key: Key):
-        keys = jax.random.split(key, 7)
+        keys = jax.random.split(key, 8)
         width, eps = config.width, config.norm_eps
         self.config = config
         self.stem = _stem(config, keys[0])
@@ -156,13 +166,10 @@ class ViT(nnx.Module):
             )
         if config.pool == "concat":
             self.pool = ConcatPool(keys[6], config.num_tokens, width)
+        self.pooler = Linear(keys[7], "de", (width, width)) if config.pooler else None
 
     def __call__(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
-        """The features (b, d) of images (b, y, x, 3): uint8 pixels, or floats that are normalised already.
-
-        `key` switches training on: dropout, and statistics of the batch. Extras: `tokens` (b, t, d), normalised, class
-        token first; `features`.
-        """
+        """See `ImageTower`; `tokens` are normalised, the class token first."""
         patch_key, dropout_key, stack_key = split(key, 3)
         x = self._embed(image, patch_key)
         x = dropout(x, self.config.dropout_rate, dropout_key, "btd")
@@ -170,6 +177,7 @@ class ViT(nnx.Module):
         x = stack.run(self.blocks, self.config.stack, x, key=stack_key)
         tokens = x if self.final_norm is None else self.final_norm(x)
         features = self._pool(tokens)
+        features = features if self.pooler is None else jnp.tanh(self.pooler(features))
         return features, {"tokens": tokens, "features": features}
 
     def _embed(self, image: Array, key: Key | None) -> Array:
@@ -197,14 +205,6 @@ class ViT(nnx.Module):
                 return jnp.mean(tokens, axis=1)
             case "map" | "concat":
                 return self.pool(tokens)
-
-
-def normalised(image: Array, config: ViTConfig) -> Array:
-    """Pixels uint8 (b, y, x, 3) as (pixel / 255 - mean) / std in the compute dtype; floats only change dtype."""
-    if image.dtype == jnp.uint8:
-        mean, std = jnp.asarray(config.image_mean), jnp.asarray(config.image_std)
-        image = (image.astype(jnp.float32) / 255 - mean) / std
-    return image.astype(config.compute_dtype)
 
 
 def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:

@@ -9,7 +9,7 @@ from flax import nnx
 from mmjax.nn.linear import Linear
 from mmjax.types import Array, Key
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
 def gelu(x: Array) -> Array:
@@ -31,6 +31,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
 }
 
 

@@ -1,23 +1,16 @@
 """From pixels to patch tokens: one linear map of a patch, or a few small convolutions."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from mmjax.nn.convolution import NUM_COLOURS, ConvNorm, ConvUnit
 from mmjax.nn.linear import Linear
-from mmjax.nn.mlp import ACTIVATIONS, Activation
-from mmjax.nn.norm import BatchNorm, LayerNorm
-from mmjax.nn.parameter import parameter, weight
+from mmjax.nn.mlp import Activation
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
-
-StemNorm = Literal["group", "batch"]
-NUM_COLOURS = 3
-KERNEL_SIZE = 3
-"""Of each convolution of the convolutional stem (Xiao et al., 2021, sec. 4)."""
 
 
 def patches_of(image: Array, patch_size: int) -> Array:
@@ -59,7 +52,7 @@ class ConvStem(nnx.Module):
         width: int,
         *,
         activation: Activation,
-        norm: StemNorm = "group",
+        norm: ConvNorm = "group",
         norm_eps: float = 1e-6,
         num_residual: tuple[int, ...] = (),
     ):
@@ -100,12 +93,13 @@ class ConvStage(nnx.Module):
         num_outputs: int,
         *,
         activation: Activation,
-        norm: StemNorm = "group",
+        norm: ConvNorm = "group",
         norm_eps: float = 1e-6,
         num_residual: int = 0,
     ):
         keys = jax.random.split(key, 1 + num_residual)
-        settings: dict[str, Any] = {"activation": activation, "norm": norm, "norm_eps": norm_eps}
+        # Kernels of 3x3 throughout (Xiao et al., 2021, sec. 4).
+        settings: dict[str, Any] = {"kernel_size": 3, "activation": activation, "norm": norm, "norm_eps": norm_eps}
         self.down = ConvUnit(keys[0], num_inputs, num_outputs, stride=2, **settings)
         self.residual = nnx.List(ConvUnit(key, num_outputs, num_outputs, stride=1, **settings) for key in keys[1:])
 
@@ -115,58 +109,3 @@ class ConvStage(nnx.Module):
         for unit in self.residual:
             features = features + unit(features, training=training)
         return features
-
-
-class ConvUnit(nnx.Module):
-    """activation(norm(convolution)); `norm_eps` is that of the group norm, as a batch norm has its own."""
-
-    def __init__(
-        self,
-        key: Key,
-        num_inputs: int,
-        num_outputs: int,
-        *,
-        stride: int,
-        activation: Activation,
-        norm: StemNorm,
-        norm_eps: float = 1e-6,
-    ):
-        conv_key, norm_key = jax.random.split(key)
-        shape = (KERNEL_SIZE, KERNEL_SIZE, num_inputs, num_outputs)
-        self.stride = stride
-        self.activation: Activation = activation
-        self.kernel = parameter(conv_key, "yxcz", shape, initializers.he_normal())
-        self.norm: LayerNorm | BatchNorm
-        if norm == "group":
-            self.norm = LayerNorm(norm_key, num_outputs, dims="z", eps=norm_eps, num_axes=3)
-        else:
-            self.norm = BatchNorm(norm_key, num_outputs, dims="z")
-
-    def __call__(self, features: Array, *, training: bool = False) -> Array:
-        """features (b, y, x, c) -> (b, y/stride, x/stride, z)."""
-        convolved = convolve(features, weight(self.kernel, features.dtype), self.stride)
-        mode = {"training": training} if isinstance(self.norm, BatchNorm) else {}
-        return ACTIVATIONS[self.activation](self.norm(convolved, **mode))
-
-
-def convolve(features: Array, kernel: Array, stride: int) -> Array:
-    """The convolution of features (b, y, x, c) with a kernel (3, 3, c, z), one pixel of zeros around.
-
-    Pixels, of 3 channels, are multiplied as a matrix of windows: on CPU that takes a third of the time of the
-    compiler's convolution, whose weight gradient is slow there. From 24 channels on the convolution is as fast.
-    """
-    if features.shape[-1] == NUM_COLOURS:
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        return jnp.einsum("byxc,cz->byxz", windows(features, stride), flat, out_sharding=rules.spec("byxz"))
-    padding = ((1, 1), (1, 1))
-    return jax.lax.conv_general_dilated(
-        features, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def windows(features: Array, stride: int) -> Array:
-    """What each output of the convolution sees: features (b, y, x, c) -> (b, y/stride, x/stride, 3 * 3 * c)."""
-    _, height, width, _ = features.shape
-    padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = [(y, x) for y in range(KERNEL_SIZE) for x in range(KERNEL_SIZE)]
-    return jnp.concatenate([padded[:, y : y + height : stride, x : x + width : stride] for y, x in shifts], axis=-1)

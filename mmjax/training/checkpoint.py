@@ -19,6 +19,7 @@ from mmjax.training.integrity import ARRAYS, Damaged, check_signature, reading_e
 from mmjax.training.record import RecordHandler, RecordRestore, RecordSave
 from mmjax.training.retention import CheckpointConfig, preservation_policy
 from mmjax.training.state import TrainState
+from mmjax.training.weights import SavedWeights
 
 STATE, RECORD = "state", "record"
 DAMAGED = "damaged_checkpoints"
@@ -89,20 +90,57 @@ class Checkpoints:
             UserError: there is no such checkpoint, it is damaged, or it is of another model.
             StartAgain: one was damaged, and several processes have to agree on the one before it.
         """
-        known = sorted(self._manager.all_steps())
-        if not known or (step is not None and step not in known):
-            wanted = "" if step is None else f" of step {step}"
-            there = ", ".join(map(str, known)) or "none"
-            raise UserError(f"{self.directory} holds no checkpoint{wanted} (steps that it has: {there}): train first")
-        for candidate in [step] if step is not None else reversed(known):
+        known = self._known(step)
+        for candidate in reversed(known):
             try:
                 return self._read(abstract_state, candidate)
             except Damaged as damage:
                 self._report(candidate, damage)
         remedy = "restore a copy of one, or train anew in another --workdir"
         if step is not None:
-            remedy = f"choose another --step ({', '.join(map(str, known))})"
+            remedy = f"choose another --step ({', '.join(map(str, self._manager.all_steps()))})"
         raise UserError(f"no checkpoint of {self.directory} is whole: {remedy}")
+
+    def weights(self, step: int | None = None, *, ema: bool | None = None) -> tuple[SavedWeights, dict[str, Any]]:
+        """The parameters of `step`, the newest by default, to be read one by one on this host, and its record.
+
+        `ema` chooses their average; by default it is taken where there is one, as evaluations do.
+
+        Raises:
+            UserError: there is no such checkpoint, it is damaged, or it has no average.
+        """
+        step = self._known(step)[-1]
+        try:
+            record = self._read_record(step)
+        except Damaged as damage:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is damaged ({damage}): choose another --step"
+            ) from damage
+        has_ema = any(path.startswith("ema/") for path in record[ARRAYS])
+        if ema and not has_ema:
+            raise UserError("the run keeps no averaged parameters: leave out --ema, or train with train.ema_decay")
+        tree = "ema" if has_ema and ema is not False else "params"
+        return SavedWeights(self.directory / str(step) / STATE, tree, record[ARRAYS]), {**record, "step": step}
+
+    def _known(self, step: int | None) -> list[int]:
+        """The steps that may be meant: `step`, or all from the oldest to the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        known = sorted(self._manager.all_steps())
+        if not known or (step is not None and step not in known):
+            wanted = "" if step is None else f" of step {step}"
+            there = ", ".join(map(str, known)) or "none"
+            raise UserError(f"{self.directory} holds no checkpoint{wanted} (steps that it has: {there}): train first")
+        return known if step is None else [step]
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        """Raises `Damaged` where it is not what was saved."""
+        with reading_errors():
+            record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: RecordRestore()}))[RECORD]
+        check_signature(record)
+        return record
 
     def _check_metric(self, metrics: Mapping[str, float]) -> None:
         name = self._config.best_metric
@@ -116,9 +154,7 @@ class Checkpoints:
             Damaged: it cannot be read, or is not what was saved.
             UserError: it is of another model.
         """
-        with reading_errors():
-            record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: RecordRestore()}))[RECORD]
-        check_signature(record)
+        record = self._read_record(step)
         self._check_model(abstract_state, record)
         wanted = ocp.args.PyTreeRestore(abstract_state, ocp.checkpoint_utils.construct_restore_args(abstract_state))
         with reading_errors():

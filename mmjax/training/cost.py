@@ -18,7 +18,7 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
     """The cost of one step of `program`; call it under the mesh.
 
     The step is counted as three forward passes, whatever rematerialisation or cached embeddings compute again; but a
-    teacher, which has no gradient, as one. Dropped patches are not computed and not counted.
+    teacher and a locked tower, which have no gradient, as one. Dropped patches are not computed and not counted.
     """
     batch, state, objective = program.batch_spec, program.abstract_state, program.objective
     key = jax.random.key(0)
@@ -38,6 +38,10 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
     def teacher(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return objective.teach(model, batch, carried)
 
+    def locked_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
+        towers = {"image": image_tower, "text": text_tower}
+        return towers[model.config.locked](model, batch, carried) if model.config.locked in towers else ()
+
     def up_to_loss(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return objective.loss(model, objective.encode(model, batch, key), batch, carried, key)
 
@@ -45,6 +49,6 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
     towers = {"image": flops(image_tower) // batch_size, "text": flops(text_tower) // batch_size}
     devices = list(jax.sharding.get_mesh().devices.flat)
     peak = peak_flops_per_sec(devices[0].device_kind, len(devices), peak_override)
-    taught = flops(teacher)
-    total = TRAIN_PER_FORWARD * (flops(up_to_loss) - taught) + taught
+    constant = flops(teacher) + flops(locked_tower)
+    total = TRAIN_PER_FORWARD * (flops(up_to_loss) - constant) + constant
     return Cost(batch_size, towers, total, peak.flops_per_sec)

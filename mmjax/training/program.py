@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmjax.objectives.base import Objective
 from mmjax.optim.optimizer import OptimConfig, make_optimizer
 from mmjax.parallel import rules
-from mmjax.training.state import ModelSpec, TrainState, init_state, model_spec
+from mmjax.training.state import ModelSpec, TrainState, first_state, init_params, model_spec
 from mmjax.training.step import TrainConfig, make_train_step
 from mmjax.types import BatchSpec, Key, Params
 
@@ -28,6 +28,10 @@ class Program(NamedTuple):
     """Shapes, types and shardings of the state, without values."""
     init: jax.stages.Wrapped
     """() -> TrainState: compiles and computes the state before the first step."""
+    init_params: jax.stages.Wrapped
+    """() -> Params: its parameters alone."""
+    init_from: jax.stages.Wrapped
+    """Params -> TrainState: the state before the first step of a run that starts from these, which are used up."""
     step: jax.stages.Wrapped
     """A `TrainStep`, compiled at its first call; the state it is given is used up."""
 
@@ -49,14 +53,27 @@ def build_program(
     params = abstract_params(build_model, spec)
     optimizer, schedule = make_optimizer(optim, params, train.num_steps)
 
+    def born() -> Params:
+        return init_params(build_model, spec.params_spec, jax.random.key(train.seed))
+
+    def init_from(params: Params) -> TrainState:
+        return first_state(params, spec, objective, optimizer, batch_spec, use_ema=train.ema_decay > 0)
+
     def init() -> TrainState:
-        key = jax.random.key(train.seed)
-        use_ema = train.ema_decay > 0
-        return init_state(build_model, spec, objective, optimizer, batch_spec, use_ema=use_ema, key=key)
+        return init_from(born())
 
     step = make_train_step(spec.graphdef, objective, optimizer, schedule, train)
     abstract_state = placed(jax.eval_shape(init), mesh)
-    return Program(spec, objective, batch_spec, abstract_state, jax.jit(init), jax.jit(step, donate_argnums=0))
+    return Program(
+        spec,
+        objective,
+        batch_spec,
+        abstract_state,
+        init=jax.jit(init),
+        init_params=jax.jit(born),
+        init_from=jax.jit(init_from, donate_argnums=0),
+        step=jax.jit(step, donate_argnums=0),
+    )
 
 
 def abstract_params(build_model: BuildModel, spec: ModelSpec) -> Params:
@@ -75,11 +92,17 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def batch_shapes(
-    batch_size: int, image_size: int, text_len: int, mesh: jax.sharding.Mesh, num_words: int = 0
+    batch_size: int,
+    image_size: int,
+    text_len: int,
+    mesh: jax.sharding.Mesh,
+    num_words: int = 0,
+    image_width: int | None = None,
 ) -> BatchSpec:
-    """Shapes, types and shardings of a global batch of image-text pairs."""
+    """Shapes, types and shardings of a global batch of image-text pairs; the images are square without a width."""
+    columns = image_size if image_width is None else image_width
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((batch_size, image_size, image_size, 3), np.uint8),
+        "image": ((batch_size, image_size, columns, 3), np.uint8),
         "text_ids": ((batch_size, text_len), np.int32),
         "text_mask": ((batch_size, text_len), np.bool_),
         "ids": ((batch_size,), np.int32),

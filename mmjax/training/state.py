@@ -69,18 +69,19 @@ def init_params(build: Callable[[Key], nnx.Module], specs: Params, key: Key) -> 
     return jax.sharding.auto_axes(values, out_sharding=specs)(key)
 
 
-def init_state(
-    build: Callable[[Key], nnx.Module],
+def first_state(
+    params: Params,
     spec: ModelSpec,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     batch_spec: BatchSpec,
     *,
     use_ema: bool,
-    key: Key,
 ) -> TrainState:
-    """The state before the first step; call it under `jax.jit`, or `jax.eval_shape` for shapes and shardings alone."""
-    params = init_params(build, spec.params_spec, key)
+    """The state before the first step of a run that starts from `params`.
+
+    Call it under `jax.jit`, or `jax.eval_shape` for shapes and shardings alone.
+    """
     model: Any = nnx.merge(spec.graphdef, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -86,3 +86,4 @@ def test_random_crop_resizes_a_part(position: int) -> None:
     assert not AugmentConfig().crops
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8))
     assert random_crop(photo, 8, config, generator(0, position)).size == (8, 8)
+    assert random_crop(photo, 8, config, generator(0, position), 12).size == (12, 8)

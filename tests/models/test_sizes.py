@@ -7,6 +7,7 @@ from flax import nnx
 from mmjax.errors import UserError
 from mmjax.models import sizes
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.models.text import TextTransformer
 from mmjax.models.vit import ViT, ViTConfig
 from mmjax.nn.parameter import num_parameters
 
@@ -24,6 +25,25 @@ from mmjax.nn.parameter import num_parameters
 )
 def test_published_dual_encoders(config: DualEncoderConfig, expected: int):
     assert num_parameters(nnx.eval_shape(lambda: DualEncoder(config, jax.random.key(0)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("18", 11_176_512), ("34", 21_284_672), ("50", 23_508_032), ("101", 42_500_160), ("152", 58_143_808)],
+)
+def test_published_resnets(name: str, expected: int):
+    assert num_parameters(nnx.eval_shape(lambda: sizes.resnet(name).build(jax.random.key(0)))) == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [("B", 109_482_240), ("L", 335_141_888)])
+def test_published_berts(size: str, expected: int):
+    config = sizes.bert(size, pooler=True)
+    assert num_parameters(nnx.eval_shape(lambda: TextTransformer(config, jax.random.key(0)))) == expected
+
+
+def test_an_unknown_resnet_is_refused():
+    with pytest.raises(UserError, match="no ResNet has '51' layers: write one of 18, 34, 50"):
+        sizes.resnet("51")
 
 
 @pytest.mark.parametrize("size", sizes.SIZES)

@@ -12,7 +12,9 @@ from flax import nnx
 from mmjax.errors import UserError
 from mmjax.models.dual_encoder import DualEncoder
 from mmjax.models.text import TextTransformer, end_of_text
-from mmjax.models.vit import ViT, ViTConfig, normalised
+from mmjax.models.tower import normalised
+from mmjax.models.vit import ViT, ViTConfig
+from mmjax.nn.positions import sincos_2d
 from tests import tiny
 from tests.tolerances import LAYER
 
@@ -50,6 +52,34 @@ def test_text_choices(causal, use_mask, norm, pool):
     )
     assert features.shape == (2, 32)
     assert extras["tokens"].shape == (2, tiny.CONTEXT_LEN, 32)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("position", ["learned", "sincos2d"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "map", "concat"])
+def test_rectangles(stem, position, pool):
+    config = replace(
+        tiny.SIGLIP.image, image_size=16, image_width=32, stem=stem, position=position, pool=pool, pooler=True
+    )
+    features, extras = jax.eval_shape(lambda: config.build(KEY)(jnp.zeros((2, 16, 32, 3), jnp.uint8)))
+    assert (config.grid, config.image_shape) == ((2, 4), (16, 32))
+    assert features.shape == (2, 32)
+    assert extras["tokens"].shape == (2, 8 + (pool == "cls"), 32)
+
+
+def test_places_of_a_rectangle_go_row_by_row():
+    config = replace(tiny.SIGLIP.image, image_width=32, position="sincos2d", pool="mean")
+    vit = ViT(config, KEY)
+    assert np.array_equal(vit._position_table(), sincos_2d((2, 4), 32))
+
+
+def test_the_pooler_is_a_tanh_of_what_is_pooled():
+    config = replace(tiny.SIGLIP.text, pooler=True)
+    batch = tiny.batch(2)
+    text = TextTransformer(config, KEY)
+    features, extras = jax.jit(lambda *texts: text(*texts))(batch["text_ids"], batch["text_mask"])
+    pooled = np.asarray(extras["tokens"][:, -1], np.float64)
+    assert np.allclose(features, np.tanh(pooled @ text.pooler.kernel[...] + text.pooler.bias[...]), atol=LAYER)
 
 
 @pytest.mark.parametrize(("position_stddev", "expected"), [(None, tiny.SIGLIP.image.width**-0.5), (0.9, 0.9)])
@@ -131,6 +161,8 @@ def test_a_key_makes_dropout_and_the_same_key_the_same():
         ("image", {"patch_size": 8, "stem": "conv", "stem_residual": (1,)}, "needs 3 numbers"),
         ("image", {"pool": "concat", "patch_dropout_rate": 0.5}, "pool 'concat' needs every patch"),
         ("image", {"patch_size": 32}, "patch_size 32 is larger than image_size 16"),
+        ("image", {"image_width": 4}, r"patch_size 8 is larger than image_size or image_width, \(16, 4\)"),
+        ("image", {"stem": "conv", "image_width": 20}, "divides image_size 16 and image_width"),
         ("image", {"width": 24, "num_heads": 8}, "image.width 24 is not embed_dim 32"),
     ],
 )

@@ -10,11 +10,12 @@ from flax import nnx
 from jax.test_util import check_grads
 
 from mmjax.nn import positions
+from mmjax.nn.convolution import ConvUnit, convolve, max_pool
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
 from mmjax.nn.parameter import num_parameters
 from mmjax.nn.pooling import ConcatPool, MapPool, masked_mean, take_position
-from mmjax.nn.stem import ConvStage, ConvStem, ConvUnit, convolve, patches_of
+from mmjax.nn.stem import ConvStage, ConvStem, patches_of
 from tests.tolerances import LAYER
 
 
@@ -50,6 +51,7 @@ def test_activations():
         "gelu": x * (1 + erf) / 2,
         "gelu_tanh": x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
         "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "relu": np.maximum(x, 0),
     }
     assert expected.keys() == ACTIVATIONS.keys()
     for name, values in expected.items():
@@ -80,17 +82,27 @@ def test_patches_are_squares_row_by_row_and_the_rest_is_left_out():
     assert np.array_equal(patches[1, 4], image[1, 2:4, 2:4].reshape(-1))
 
 
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(("size", "channels"), [(3, 3), (3, 4), (1, 4), (7, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolution_and_its_gradients(channels, stride):
-    features, kernel = random(2, 6, 4, channels), random(3, 3, channels, 5)
-    padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = np.zeros((2, 6 // stride, 4 // stride, 5))
+def test_convolution_and_its_gradients(size, channels, stride):
+    features, kernel = random(2, 5, 4, channels), random(size, size, channels, 5)
+    around = (size // 2, size // 2)
+    padded = np.pad(features, ((0, 0), around, around, (0, 0)))
+    expected = np.zeros((2, -(-5 // stride), -(-4 // stride), 5))
     for y, x in np.ndindex(*expected.shape[1:3]):
-        seen = padded[:, stride * y : stride * y + 3, stride * x : stride * x + 3]
+        seen = padded[:, stride * y : stride * y + size, stride * x : stride * x + size]
         expected[:, y, x] = np.einsum("byxc,yxcz->bz", seen, kernel)
     assert np.allclose(jax.jit(convolve, static_argnums=2)(features, kernel, stride), expected, atol=LAYER)
     check_grads(lambda *args: convolve(*args, stride), (features, kernel), order=1, modes=["rev"], rtol=1e-2)
+
+
+def test_max_pool_takes_the_largest_around_every_other_pixel():
+    features = random(2, 5, 4, 3)
+    pooled = np.asarray(max_pool(jnp.asarray(features)))
+    assert pooled.shape == (2, 3, 2, 3)
+    for y, x in np.ndindex(3, 2):
+        seen = features[:, max(2 * y - 1, 0) : 2 * y + 2, max(2 * x - 1, 0) : 2 * x + 2]
+        assert np.array_equal(pooled[:, y, x], seen.max((1, 2)))
 
 
 def test_convolutional_stem_gives_one_token_a_patch():

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax.losses import contrastive
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.models.resnet import ResNetConfig
 from mmjax.nn.parameter import dims_of
 from mmjax.nn.stem import ConvStem
 from mmjax.parallel import rules
@@ -29,10 +30,20 @@ CONV = replace(
     text=replace(tiny.SIGLIP.text, qk_norm=True, use_mask=True),
 )
 """SigLIP with what it does not have: convolutional stem with batch norm, qk-norm, a text mask and dropped paths."""
+RESNET = replace(
+    tiny.SIGLIP,
+    image=ResNetConfig(image_size=16, embedding_dim=6, stage_dims=(16, 32), depths=(1, 2)),
+    image_projection="linear",
+)
 MODELS = {
     "clip": (tiny.CLIP, functools.partial(contrastive, kind="softmax", implementation="ring")),
     "siglip_conv": (CONV, functools.partial(contrastive, kind="sigmoid", implementation="dense")),
+    "resnet": (RESNET, functools.partial(contrastive, kind="sigmoid", implementation="dense")),
 }
+CASES = [
+    *((name, sizes) for name in ("clip", "siglip_conv") for sizes in MESHES[1:]),
+    ("resnet", (2, 2, 2)),
+]
 
 
 def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
@@ -88,8 +99,7 @@ def on_one_device(name: str) -> tuple[Any, Any]:
     return loss_and_grads(name, (1, 1, 1))
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "sizes"), CASES, ids=str)
 def test_loss_and_gradients_agree_with_one_device(name, sizes):
     assert above(relative_errors(loss_and_grads(name, sizes), on_one_device(name)), LAYER) == {}
 

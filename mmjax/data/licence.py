@@ -1,0 +1,29 @@
+"""The licence of a data set, as far as the data says it."""
+
+import json
+from pathlib import Path
+
+EMOJI = (
+    "Images: Noto Emoji (Google LLC, Apache-2.0), Twemoji (Twitter, Inc and other contributors, CC-BY 4.0), Fluent "
+    "Emoji (Microsoft Corporation, MIT). Labels and tags: Emojibase (Miles Johnson, MIT)."
+)
+UNKNOWN = "Not stated by the data. Whoever passes this model on should find out."
+NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md")
+
+
+def licence_of(source: str) -> str:
+    """What a data source (see `DataConfig.source`) says of its licence: its own statement, or that it says nothing.
+
+    That is the licence field of `dataset_info.json` of a TFDS directory, or the text of a file called LICENSE.
+    """
+    kind, _, place = source.partition(":")
+    if kind == "emoji":
+        return EMOJI
+    folder = Path(place).expanduser()
+    info = folder / "dataset_info.json"
+    if info.exists():
+        stated = json.loads(info.read_text(encoding="utf-8")).get("redistributionInfo", {}).get("license")
+        if stated:
+            return str(stated)
+    found = next((folder / name for name in NAMES if (folder / name).exists()), None)
+    return UNKNOWN if found is None else found.read_text(encoding="utf-8").strip()

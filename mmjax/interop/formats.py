@@ -1,0 +1,121 @@
+"""What a foreign model class is to us: its JSON files and its tensors as our configs and parameters, and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from mmjax import config
+from mmjax.data.preprocess import PreprocessConfig
+from mmjax.errors import UserError
+from mmjax.interop.mapping import Ignored, Table
+from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.vit import ViTConfig
+
+Part = Literal["both", "image", "text"]
+"""The whole dual encoder, or one of its towers."""
+
+Files = Mapping[str, Mapping[str, Any]]
+"""JSON files of a folder, by name."""
+
+TRAINING_ONLY = (
+    "dropout_rate",
+    "attention_dropout_rate",
+    "drop_path_rate",
+    "patch_dropout_rate",
+    "compute_dtype",
+    "remat",
+    "unroll",
+    "position_stddev",
+    "locked",
+)
+"""Fields of our configs that do not change what a trained model computes."""
+
+
+class Spec(NamedTuple):
+    """A model, or one of its towers, and the images that it was trained on."""
+
+    model: Any
+    """`DualEncoderConfig`, or the config of a tower."""
+    preprocess: PreprocessConfig | None
+    """None of a text tower, and where the folder does not say."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A foreign model class.
+
+    part: what of a dual encoder it holds.
+    write: its JSON files. It need not look whether the model fits: what the class cannot express comes back from
+        `read` as something else, and is refused by name (see `differences`).
+    read: our configs of its files.
+    table: the rows of a model; paths of one tower begin with "image/" or "text/", too.
+    images: configs of the image towers that a whole model may have.
+    prefix: of all its tensors where a head was trained on top ("bert." in `BertForMaskedLM`); they may lack it.
+    ignored: tensors that an import leaves out.
+    """
+
+    name: str
+    part: Part
+    write: Callable[[Spec], Files]
+    read: Callable[[Files], Spec]
+    table: Callable[[Any], Table]
+    images: tuple[type, ...] = (ViTConfig,)
+    prefix: str = ""
+    ignored: tuple[Ignored, ...] = ()
+
+    def differences(self, spec: Spec) -> dict[str, tuple[Any, Any]]:
+        """What of `spec` this class cannot express, by dotted path: our value, and what would come back.
+
+        Raises:
+            UserError: what would be written is nothing that could be read.
+        """
+        image = getattr(spec.model, "image", None)
+        if image is not None and not isinstance(image, self.images):
+            return {"image": (type(image).__name__, " or ".join(cls.__name__ for cls in self.images))}
+        returned = self.read(self.write(spec))
+        if type(returned.model) is not type(spec.model):
+            return {"class": (type(spec.model).__name__, type(returned.model).__name__)}
+        return config.differences(as_function(spec), as_function(returned))
+
+
+def part_of(model: DualEncoderConfig, part: str) -> Any:
+    """The config of the whole model, or of one tower."""
+    return model if part == "both" else getattr(model, part)
+
+
+def as_function(spec: Spec) -> dict[str, Any]:
+    """What decides the results of a trained model, in one normal form: nothing that only training reads."""
+    model = _plain(config.to_dict(spec.model, object))
+    return model if spec.preprocess is None else {**model, "preprocess": _plain(config.to_dict(spec.preprocess))}
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: _plain(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for name in TRAINING_ONLY:
+        plain.pop(name, None)
+    if "logit_bias" in plain:
+        # Where training starts; what was learned is a parameter.
+        plain |= {"log_scale": None, "logit_bias": plain["logit_bias"] is not None}
+    if plain.get("causal") and plain.get("pool") == "eot":
+        # Padding stands behind the end of text, where a causal token cannot look.
+        plain["use_mask"] = False
+    if "image_size" in plain and plain.get("image_width") is None:
+        plain["image_width"] = plain["image_size"]
+    return plain
+
+
+def choice(field: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """`known[value]`.
+
+    Raises:
+        UserError: a foreign config has a value that we have no layer for.
+    """
+    if value not in known:
+        names = ", ".join(map(str, known))
+        raise UserError(f"{field} = {value!r} has no counterpart here (known: {names}): choose another checkpoint")
+    return known[value]
+
+
+def inverted(known: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Values to keys; of several keys with one value the first."""
+    return {value: key for key, value in reversed(list(known.items()))}

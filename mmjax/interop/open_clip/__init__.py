@@ -1,0 +1,1 @@
+"""Folders of open_clip: its own ViT towers, and the SigLIP towers that it takes from timm."""

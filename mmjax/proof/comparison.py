@@ -1,0 +1,146 @@
+"""How far an export is from the model that was trained, and whether that is near enough."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.proof.public import Loaded, open_image
+from mmjax.proof.sample import FOLDER, IMAGES, Sample
+
+FEATURE_BAR = 1e-4
+"""The largest difference of a normalised feature, and of a logit, in float32."""
+PIXEL_BAR = 0
+"""The largest difference of a pixel value of 0 to 255."""
+TOKEN_BAR = 0
+"""The most token ids that may differ."""
+TOP_K = (1, 5)
+
+
+def parity(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
+    """What `parity.json` says: differences of pixels, tokens, features and logits, and how far retrieval agrees."""
+    measured: dict[str, Any] = {}
+    embeds: dict[str, np.ndarray] = {}
+    pixels = ids = mask = None
+    if loaded.pixels and loaded.image:
+        measured["pixels"] = _pixels(export, sample, loaded)
+        pixels = loaded.pixels([_as_image(array) for array in sample.pixels])
+        embeds["image"] = _normalised(loaded.image(pixels))
+        measured["image_features"] = difference(embeds["image"], sample.image_embeds)
+    if loaded.tokens and loaded.text:
+        measured["tokens"] = _tokens(sample, loaded)
+        ids, mask = loaded.tokens(sample.texts)
+        embeds["text"] = _normalised(loaded.text(ids, mask))
+        measured["text_features"] = difference(embeds["text"], sample.text_embeds)
+    if loaded.logits and pixels is not None and ids is not None:
+        logits = loaded.logits(pixels, ids, mask)
+        measured["logits"] = difference(logits, sample.logits)
+        measured["retrieval"] = _agreement(logits, sample.logits)
+    return {
+        "library": loaded.library,
+        "num_pairs": len(sample.pixels) or len(sample.texts),
+        **measured,
+        "bars": {"features": FEATURE_BAR, "logits": FEATURE_BAR, "pixels": PIXEL_BAR, "tokens": TOKEN_BAR},
+        "failures": failures(measured),
+    }
+
+
+def failures(measured: Mapping[str, Any]) -> list[str]:
+    """What is above its bar, in words; not a number is too large."""
+    found = []
+    for name in ("image_features", "text_features", "logits"):
+        if name in measured and not measured[name]["max"] <= FEATURE_BAR:
+            found.append(f"{name.replace('_', ' ')} differ by {measured[name]['max']:.1e} (bar {FEATURE_BAR:.0e})")
+    for kind, bar in (("pixels", PIXEL_BAR), ("tokens", TOKEN_BAR)):
+        for case, number in measured.get(kind, {}).get("cases", {}).items():
+            if number > bar:
+                found.append(f"{kind} of {case!r} differ by {number}")
+    return found
+
+
+def in_a_line(result: Mapping[str, Any]) -> str:
+    """The result for the terminal."""
+    parts = [f"{name.replace('_', ' ')} {result[name]['max']:.1e}" for name in LINE if name in result]
+    if "retrieval" in result:
+        parts += [f"top-{k} the same for {result['retrieval'][f'top{k}']:.1%}" for k in TOP_K]
+    for kind in ("pixels", "tokens"):
+        if kind in result:
+            parts.append(f"{kind} {max(result[kind]['cases'].values())} in {len(result[kind]['cases'])} cases")
+            parts += [
+                f"of which the library has {key} {len(result[kind][key])}" for key in OWN_WAYS if key in result[kind]
+            ]
+    return f"largest differences: {', '.join(parts)} ({result['num_pairs']} pairs, {result['library']})"
+
+
+LINE = ("image_features", "text_features", "logits")
+OWN_WAYS = ("shifted", "cleaned")
+"""What a library does otherwise by itself, and no export can change (see `Loaded`)."""
+
+
+def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """The largest and the mean absolute difference."""
+    distances = np.abs(found.astype(np.float64) - reference.astype(np.float64))
+    return {"max": float(distances.max()), "mean": float(distances.mean())}
+
+
+def _pixels(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
+    """The largest difference of a pixel value, 0 to 255, in each file.
+
+    Where the library is known to cut elsewhere, the pixels that both have are compared, and the shift is stated.
+    """
+    assert loaded.pixels is not None
+    cases, shifted = {}, {}
+    for name, reference in zip(sample.case_files, sample.case_pixels, strict=True):
+        image = open_image(export / FOLDER / IMAGES / name)
+        (found,) = loaded.pixels([image])
+        values = (found.transpose(1, 2, 0) * np.asarray(loaded.std) + np.asarray(loaded.mean)) * 255
+        down, right = loaded.shift(image) if loaded.shift else (0, 0)
+        height, width = reference.shape[0] - down, reference.shape[1] - right
+        cases[name] = int(np.abs(np.rint(values)[:height, :width] - reference[down:, right:]).max())
+        if down or right:
+            shifted[name] = [down, right]
+    return {"cases": cases, **({"shifted": shifted} if shifted else {})}
+
+
+def _tokens(sample: Sample, loaded: Loaded) -> dict[str, Any]:
+    """How many ids differ in each text, mask included where there is one."""
+    assert loaded.tokens is not None
+    ids, mask = loaded.tokens(sample.case_texts)
+    wrong = ids != sample.case_ids
+    if mask is not None:
+        wrong |= mask.astype(bool) != sample.case_mask
+    cases = {_shown(text): int(row.sum()) for text, row in zip(sample.case_texts, wrong, strict=True)}
+    cleaned = loaded.cleaned((*sample.case_texts, *sample.texts)) if loaded.cleaned else {}
+    own = {"cleaned": {_shown(text): _shown(read) for text, read in cleaned.items()}} if cleaned else {}
+    return {"cases": cases, **own}
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} letters)"
+
+
+def _agreement(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """The share of queries, in both directions, whose first text or image is the same; of the first five, how many."""
+    both = ((found, reference), (found.T, reference.T))
+    return {f"top{k}": float(np.mean([_overlap(_top(x, k), _top(y, k)) for x, y in both])) for k in TOP_K}
+
+
+def _top(logits: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-logits, axis=1, kind="stable")[:, :k]
+
+
+def _overlap(found: np.ndarray, reference: np.ndarray) -> float:
+    """The mean share of each row of `reference` that is in the same row of `found`."""
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, reference, strict=True)]))
+
+
+def _normalised(features: np.ndarray) -> np.ndarray:
+    features = features.astype(np.float64)
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def _as_image(array: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(array)

@@ -1,0 +1,59 @@
+"""Proves an export: `python -m mmjax.prove DIR`. Needs PyTorch and the library of its format, and no JAX.
+
+It loads the export through the public library, compares it with the outputs of the trained model that it carries, and
+writes `parity.json` into it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import UserError
+
+PARITY = "parity.json"
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parsed(arguments)
+    print(prove(options.export))
+
+
+def prove(export: Path) -> str:
+    """Writes `parity.json`, and returns the line that says how near the export is.
+
+    Raises:
+        UserError: it is further away than the bars allow, or no export; or a library is missing.
+    """
+    comparison, public, sample = _rooms()
+    facts = public.read_facts(export)
+    result = comparison.parity(export, sample.read(export), public.load(export, facts))
+    (export / PARITY).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    line = comparison.in_a_line(result)
+    if result["failures"]:
+        raise UserError(f"the export is not the model that was trained: {'; '.join(result['failures'])}: do not use it")
+    return f"proven: {line}"
+
+
+def _rooms() -> Any:
+    try:
+        from mmjax.proof import comparison, public, sample
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install -r requirements-export.txt") from error
+    return comparison, public, sample
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mmjax.prove", description="Compares an export with its reference.")
+    parser.add_argument("export", type=Path, help="folder that python -m mmjax.export wrote")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
