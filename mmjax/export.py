@@ -19,11 +19,19 @@ from mmjax.data.licence import licence_of
 from mmjax.data.records import Source
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
-from mmjax.interop.exports import FACTS, Trained, write_hugging_face, write_open_clip
+from mmjax.interop.exports import (
+    Trained,
+    brings_code,
+    write_hugging_face,
+    write_open_clip,
+    write_programs,
+    write_programs_beside,
+)
 from mmjax.interop.formats import Spec
 from mmjax.interop.reference import make_sample
 from mmjax.interop.tensors import DTYPES
 from mmjax.proof import sample as samples
+from mmjax.proof.facts import FACTS
 from mmjax.training.checkpoint import Checkpoints
 
 Writer = Callable[[Path, Trained, argparse.Namespace], str]
@@ -39,13 +47,26 @@ def main(arguments: Sequence[str]) -> None:
     with Unfinished(options.out) as folder:
         said = WRITERS[options.to](folder, trained, options)
         samples.write(folder, make_sample(folder, trained, options.part, options.dtype, records))
-        proof = prove.prove(folder) if options.proof else None
+        proves = can_prove(options.to) if options.proof is None else options.proof
+        proof = prove.prove(folder) if proves else None
+        if proves and brings_code(folder):
+            said = f"{said}; {write_programs_beside(folder, options.dtype)}"
     print(f"{options.out}: {said}")
-    print(proof or f"not proven yet: {how_to_prove(options.out)}")
+    print(proof or f"not proven yet: {how_to_prove(options.to, options.out)}")
 
 
-def how_to_prove(out: Path) -> str:
-    """The line that proves an export with the Python of this process."""
+LIBRARIES = {"huggingface": "torch", "open_clip": "open_clip", "onnx": "onnxruntime", "torch_export": "torch"}
+"""What a proof needs beside `transformers`."""
+
+
+def can_prove(format: str) -> bool:
+    return importlib.util.find_spec(LIBRARIES[format]) is not None
+
+
+def how_to_prove(format: str, out: Path) -> str:
+    """The line that proves an export."""
+    if format == "open_clip":
+        return f"in an environment of its own, with open_clip_torch and this repository: python -m mmjax.prove {out}"
     return f"{sys.executable} -m pip install -r requirements-export.txt && {sys.executable} -m mmjax.prove {out}"
 
 
@@ -57,7 +78,18 @@ def _open_clip(folder: Path, trained: Trained, options: argparse.Namespace) -> s
     return write_open_clip(folder, trained, options.part, options.dtype)
 
 
-WRITERS: dict[str, Writer] = {"huggingface": _hugging_face, "open_clip": _open_clip}
+def _programs(folder: Path, trained: Trained, options: argparse.Namespace) -> str:
+    if options.part != "both":
+        raise UserError(f"--to {options.to} always writes a program for each tower: leave out --part")
+    return write_programs(folder, trained, options.to, options.dtype)
+
+
+WRITERS: dict[str, Writer] = {
+    "huggingface": _hugging_face,
+    "open_clip": _open_clip,
+    "onnx": _programs,
+    "torch_export": _programs,
+}
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -77,8 +109,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--proof",
         action=argparse.BooleanOptionalAction,
-        default=importlib.util.find_spec("torch") is not None,
-        help="load the export in PyTorch and compare it; by default if PyTorch is there",
+        help="load the export in PyTorch and compare it; by default if the library of the format is there",
     )
     return parser.parse_args(arguments)
 
@@ -143,9 +174,13 @@ class Unfinished:
         return self._folder
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        place = self._out if kind is None else self._out.with_name(f"{self._out.name}.failed")
-        shutil.rmtree(place, ignore_errors=True)
-        self._folder.replace(place)
+        if kind is not None:
+            failed = self._out.with_name(f"{self._out.name}.failed")
+            shutil.rmtree(failed, ignore_errors=True)
+            self._folder.replace(failed)
+            return
+        shutil.rmtree(self._out, ignore_errors=True)
+        self._folder.replace(self._out)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,35 @@ writes `parity.json` into it.
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.proof.facts import read_facts
 
 PARITY = "parity.json"
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parsed(arguments)
-    print(prove(options.export))
+    export = parsed(arguments).export
+    try:
+        print(prove(export))
+    except UserError as error:
+        if not (export / PARITY).exists():
+            raise
+        # Nothing that failed keeps the look of an export.
+        failed = set_aside(export)
+        raise UserError(f"{error}; it was moved to {failed}") from error
+
+
+def set_aside(export: Path) -> Path:
+    """Moves an export that failed to `NAME.failed`, where an earlier one gives way, and returns the new place."""
+    failed = export.with_name(f"{export.name}.failed")
+    shutil.rmtree(failed, ignore_errors=True)
+    return export.rename(failed)
 
 
 def prove(export: Path) -> str:
@@ -27,14 +43,13 @@ def prove(export: Path) -> str:
     Raises:
         UserError: it is further away than the bars allow, or no export; or a library is missing.
     """
+    facts = read_facts(export)
     comparison, public, sample = _rooms()
-    facts = public.read_facts(export)
     result = comparison.parity(export, sample.read(export), public.load(export, facts))
     (export / PARITY).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    line = comparison.in_a_line(result)
     if result["failures"]:
         raise UserError(f"the export is not the model that was trained: {'; '.join(result['failures'])}: do not use it")
-    return f"proven: {line}"
+    return f"proven: {comparison.in_a_line(result)}"
 
 
 def _rooms() -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from mmjax.interop.huggingface.vit import VIT
 from mmjax.interop.mapping import Chosen, to_theirs
 from mmjax.interop.open_clip import files as open_clip_files
 from mmjax.interop.open_clip.format import format_for
-from mmjax.interop.remote_code.format import MMJAX
-from mmjax.interop.tensors import SINGLE, write_tensors
+from mmjax.interop.remote_code.format import CODE, MMJAX
+from mmjax.interop.tensors import INDEX, SINGLE, write_tensors
+from mmjax.proof.facts import FACTS, read_facts
 
 HUGGING_FACE: dict[Part, tuple[Format, ...]] = {"both": (CLIP, SIGLIP, MMJAX), "image": (VIT, RESNET), "text": (BERT,)}
 """The classes that may hold a model, or one of its towers; the first that can express it is written."""
-FACTS = "mmjax.json"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,50 @@ def write_open_clip(folder: Path, trained: Trained, part: Part, dtype: str) -> s
         _write_json(folder / name, _merged(folder / name, values) if name == TOKENIZER else values)
     write_facts(folder, trained, {"format": "open_clip", "class": format.name, "part": part, "dtype": dtype})
     return f"written as {format.name} of open_clip"
+
+
+def write_programs(folder: Path, trained: Trained, kind: str, dtype: str) -> str:
+    """Writes a program for each tower and for both, of `kind` "onnx" or "torch_export", into the empty `folder`.
+
+    Tokenizer and image processor stand beside them, for `transformers`; a line says what was written.
+
+    Raises:
+        UserError: PyTorch or a library is missing, or cannot run the program in this type.
+    """
+    from mmjax.interop import programs  # Here, because it needs PyTorch.
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        source = Path(place)
+        write_hugging_face(source, trained, "both", dtype)
+        {"onnx": programs.write_onnx, "torch_export": programs.write_torch_export}[kind](source, folder)
+        for path in source.iterdir():
+            if path.suffix == ".json" and path.name not in (CONFIG, INDEX, FACTS):
+                path.replace(folder / path.name)
+        held = read_facts(source)["class"]
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".onnx", ".pt2"))
+    write_facts(folder, trained, {"format": kind, "class": held, "part": "both", "dtype": dtype})
+    return f"written as {', '.join(names)}"
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether an export loads with `trust_remote_code=True` alone."""
+    return all((folder / name).exists() for name in CODE)
+
+
+def write_programs_beside(folder: Path, dtype: str) -> str:
+    """Programs of both kinds in a folder `programs` of a Hugging Face folder; a line that says so.
+
+    For models that bring their own code: programs need none. ONNX has no bfloat16 on CPU and is left out in it.
+    """
+    from mmjax.interop import programs  # Here, because it needs PyTorch.
+
+    out = folder / "programs"
+    out.mkdir()
+    programs.write_torch_export(folder, out)
+    if dtype == "bfloat16":
+        return "torch.export programs lie in programs/; ONNX Runtime has no bfloat16 on CPU"
+    programs.write_onnx(folder, out)
+    return "torch.export and ONNX programs lie in programs/"
 
 
 def _is_pooled(tower: Any) -> bool:

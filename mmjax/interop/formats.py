@@ -49,7 +49,7 @@ class Format:
         `read` as something else, and is refused by name (see `differences`).
     read: our configs of its files.
     table: the rows of a model; paths of one tower begin with "image/" or "text/", too.
-    images: configs of the image towers that a whole model may have.
+    images: configs of the image towers that it may have.
     prefix: of all its tensors where a head was trained on top ("bert." in `BertForMaskedLM`); they may lack it.
     ignored: tensors that an import leaves out.
     """
@@ -69,7 +69,7 @@ class Format:
         Raises:
             UserError: what would be written is nothing that could be read.
         """
-        image = getattr(spec.model, "image", None)
+        image = spec.model if self.part == "image" else getattr(spec.model, "image", None)
         if image is not None and not isinstance(image, self.images):
             return {"image": (type(image).__name__, " or ".join(cls.__name__ for cls in self.images))}
         returned = self.read(self.write(spec))

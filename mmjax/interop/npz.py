@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -24,12 +25,17 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path, root: str = "", renamed: Callable[[str], str] = str):
         self.path = path
+        self._stack = ExitStack()
         try:
-            self._file = np.load(path, allow_pickle=False)
+            stream = self._stack.enter_context(path.open("rb"))
+            self._file = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self._stack.close()
             raise UserError(f"{path} cannot be read ({error}): give an .npz file") from error
         if not isinstance(self._file, np.lib.npyio.NpzFile):
+            self._stack.close()
             raise UserError(f"{path} holds a single array: give an .npz file")
+        self._stack.enter_context(self._file)
         names = self._file.files
         root = root if any(name.startswith(root) for name in names) else ""
         self._names = {renamed(name.removeprefix(root)): name for name in names if name.startswith(root)}
@@ -65,4 +71,4 @@ class Arrays(Mapping[str, np.ndarray]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._stack.close()

@@ -1,7 +1,6 @@
 """Exports as the public libraries load them."""
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ import torch
 from PIL import Image, ImageOps
 
 from mmjax.errors import UserError
-
-FACTS = "mmjax.json"
 
 
 @dataclass(frozen=True)
@@ -48,18 +45,6 @@ def open_image(path: Path) -> Image.Image:
     return ImageOps.exif_transpose(Image.open(path))
 
 
-def read_facts(export: Path) -> dict[str, Any]:
-    """What `mmjax.json` says of an export.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = export / FACTS
-    if not path.exists():
-        raise UserError(f"{export} is no export ({FACTS} is missing): give the --out folder of python -m mmjax.export")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def load(export: Path, facts: Mapping[str, Any]) -> Loaded:
     """The export, in float32 whatever type its weights are stored in.
 
@@ -81,12 +66,12 @@ def _hugging_face(export: Path, facts: Mapping[str, Any]) -> Loaded:
     with quiet_transformers():
         trust = {"trust_remote_code": True} if facts["class"] == "MMJaxDualEncoder" else {}
         model = transformers.AutoModel.from_pretrained(export, dtype=torch.float32, **_parts(facts), **trust).eval()
-        processor = _image_processor(export) if facts["part"] != "text" else None
+        processor = image_processor(export) if facts["part"] != "text" else None
         tokenizer = transformers.AutoTokenizer.from_pretrained(export) if facts["part"] != "image" else None
     features = _Features(model, facts)
     return Loaded(
         pixels=processor and (lambda images: processor(images=list(images), return_tensors="np")["pixel_values"]),
-        tokens=tokenizer and (lambda texts: _tokens(tokenizer, texts)),
+        tokens=tokenizer and (lambda texts: encoded(tokenizer, texts)),
         image=features.image if processor else None,
         text=features.text if tokenizer else None,
         logits=features.logits if processor and tokenizer else None,
@@ -101,13 +86,13 @@ def _parts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {} if facts.get("pooler", True) else {"add_pooling_layer": False}
 
 
-def _image_processor(export: Path) -> Any:
+def image_processor(export: Path) -> Any:
     import transformers
 
     return transformers.AutoImageProcessor.from_pretrained(export)
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+def encoded(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
     length = tokenizer.model_max_length
     encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="np")
     return encoded["input_ids"], encoded.get("attention_mask")
@@ -174,9 +159,23 @@ def _open_clip(export: Path, facts: Mapping[str, Any]) -> Loaded:
     return open_clip.load(export, facts)
 
 
+def _torch_export(export: Path, facts: Mapping[str, Any]) -> Loaded:
+    from mmjax.proof import programs
+
+    return programs.torch_export(export, facts)
+
+
+def _onnx(export: Path, facts: Mapping[str, Any]) -> Loaded:
+    from mmjax.proof import programs
+
+    return programs.onnx(export, facts)
+
+
 LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Loaded]] = {
     "huggingface": _hugging_face,
     "open_clip": _open_clip,
+    "torch_export": _torch_export,
+    "onnx": _onnx,
 }
 REQUIREMENTS = {
     "huggingface": "-r requirements-export.txt",

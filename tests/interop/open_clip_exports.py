@@ -1,5 +1,6 @@
 """Models of ours that open_clip can hold, with random weights: exported, and imported again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from mmjax import __version__
+from mmjax.data.captions import CaptionConfig, for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import Source
@@ -25,8 +27,8 @@ from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.optim import paths
-from mmjax.proof import sample as samples
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.proof import sample as samples
 
 TEXT_LEN, EOS_ID, VOCAB_SIZE = 16, 1, 8192
 """Of the shipped tokenizer."""
@@ -75,8 +77,12 @@ EXPORTS = {
         "float32",
     ),
     "clip-cropped-qk-norm-eos": (
-        dual(replace(IMAGE, qk_norm=True, activation="gelu_tanh"), replace(TEXT, qk_norm=True)),
-        PreprocessConfig(48, "crop"),
+        # Of this size, torchvision cuts some of the case files elsewhere.
+        dual(
+            replace(IMAGE, image_size=44, patch_size=11, qk_norm=True, activation="gelu_tanh"),
+            replace(TEXT, qk_norm=True),
+        ),
+        PreprocessConfig(44, "crop"),
         "float32",
     ),
     "clip-patches-left-over-sigmoid": (
@@ -126,7 +132,6 @@ def random_weights(model: DualEncoderConfig, seed: int = 0) -> dict[str, np.ndar
     with jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
         tree = nnx.to_pure_dict(nnx.split(DualEncoder(model, jax.random.key(seed)))[1])
     leaves = {path: np.asarray(leaf) for path, leaf in paths.leaves(tree).items()}
-    leaves["text/tokens/table"] = np.array(leaves["text/tokens/table"])
     return {path: _noisy(rng, path, leaf) for path, leaf in leaves.items()}
 
 
@@ -135,8 +140,7 @@ def _noisy(rng: np.random.Generator, path: str, leaf: np.ndarray) -> np.ndarray:
     return (leaf + 0.1 * noisy * rng.normal(size=leaf.shape)).astype(np.float32)
 
 
-def write_export(folder: Path, model: DualEncoderConfig, preprocess: PreprocessConfig, dtype: str) -> str:
-    folder.mkdir(parents=True)
+def trained(model: DualEncoderConfig, preprocess: PreprocessConfig, weights: Mapping[str, np.ndarray]) -> Trained:
     data = DataConfig(tokenizer="emoji", text_len=TEXT_LEN, preprocess=preprocess)
     facts = {
         "mmjax_version": __version__,
@@ -147,15 +151,19 @@ def write_export(folder: Path, model: DualEncoderConfig, preprocess: PreprocessC
         "evaluation": {},
         "experiment": Experiment(model, data).to_dict(),
     }
-    trained = Trained(Spec(model, preprocess), Tokenizer.load("emoji"), random_weights(model), facts)
-    said = write_open_clip(folder, trained, "both", dtype)
-    samples.write(folder, make_sample(folder, trained, "both", dtype, _records()))
+    return Trained(Spec(model, preprocess), Tokenizer.load("emoji"), weights, facts)
+
+
+def write_export(folder: Path, model: DualEncoderConfig, preprocess: PreprocessConfig, dtype: str) -> str:
+    """Writes the export and its reference into a new folder; a line that says what it was written as."""
+    folder.mkdir(parents=True)
+    source = trained(model, preprocess, random_weights(model))
+    said = write_open_clip(folder, source, "both", dtype)
+    samples.write(folder, make_sample(folder, source, "both", dtype, _records()))
     return said
 
 
 def _records() -> Source:
-    from mmjax.data.captions import CaptionConfig, for_evaluation
-
     return for_evaluation(open_source("emoji", "unseen_concept"), CaptionConfig())
 
 
@@ -170,7 +178,14 @@ def imported_results(folder: Path, pixels: np.ndarray, ids: np.ndarray) -> dict[
 
 def results(model: DualEncoder, pixels: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Of normalised pixels (b, 3, y, x) and ids (b, t)."""
-    image = np.asarray(model.encode_image(jnp.asarray(pixels.transpose(0, 2, 3, 1)))[0])
-    text = np.asarray(model.encode_text(jnp.asarray(ids, jnp.int32), jnp.ones(ids.shape, bool))[0])
-    logits = image @ text.T * np.exp(np.asarray(model.log_scale[...])) + np.asarray(model.bias())
-    return {"image": image, "text": text, "logits": logits}
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    def embeds(params: Any, image: Any, text_ids: Any) -> tuple[Any, Any]:
+        towers = nnx.merge(graph, params)
+        return towers.encode_image(image)[0], towers.encode_text(text_ids, jnp.ones(text_ids.shape, bool))[0]
+
+    image, text = embeds(params, jnp.asarray(pixels.transpose(0, 2, 3, 1)), jnp.asarray(ids, jnp.int32))
+    found = {"image": np.asarray(image), "text": np.asarray(text)}
+    logits = found["image"] @ found["text"].T * np.exp(np.asarray(model.log_scale[...])) + np.asarray(model.bias())
+    return {**found, "logits": logits}

@@ -1,15 +1,20 @@
 """Configs of open_clip models at shapes that are nothing special: data, which no library is needed to read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 VOCAB_SIZE, TEXT_LEN, EOS_ID = 70, 9, 69
 
 TEXT = {"context_length": TEXT_LEN, "vocab_size": VOCAB_SIZE, "width": 20, "heads": 5, "layers": 1, "mlp_ratio": 1.4}
 VISION = {"layers": 2, "width": 36, "head_width": 12, "mlp_ratio": 50.5 / 36, "patch_size": 8, "image_size": 24}
+SHORTEST: dict[str, Any] = {}
+"""What is left to the defaults."""
 SQUASH = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
 
 
-def model(vision: dict[str, Any], text: dict[str, Any], preprocess: dict[str, Any] = {}, **joint: Any) -> dict[str, Any]:
+def model(
+    vision: dict[str, Any], text: dict[str, Any], preprocess: Mapping[str, Any] = SHORTEST, **joint: Any
+) -> dict[str, Any]:
     """What stands in `open_clip_config.json`."""
     joint = {"embed_dim": 12, **joint}
     cfg = {**joint, "vision_cfg": {**VISION, **vision}, "text_cfg": {**TEXT, **text}}
@@ -47,7 +52,5 @@ MODELS = {
         embed_dim=20,
     ),
     "siglip": siglip("vit_base_patch32_siglip_256", "map"),
-    "siglip-gap": siglip(
-        "vit_base_patch32_siglip_gap_256", "avg", timm_proj="linear", timm_proj_bias=True
-    ),
+    "siglip-gap": siglip("vit_base_patch32_siglip_gap_256", "avg", timm_proj="linear", timm_proj_bias=True),
 }

@@ -1,10 +1,10 @@
 """The proof with the real open_clip, by hand: its environment has no JAX, and ours has no open_clip.
 
-    python -m tests.interop.open_clip_proof export OUT     here: exports of random weights
-    python -m tests.interop.open_clip_proof prove OUT      there: proves each of them
-    python -m tests.interop.open_clip_proof save OUT       there: models that open_clip saves, and their features
-    python -m tests.interop.open_clip_proof compare OUT    here: imports them, and compares the features
-    python -m tests.interop.open_clip_proof names FILE     there: writes open_clip_names.json
+python -m tests.interop.open_clip_proof export OUT     here: exports of random weights
+python -m tests.interop.open_clip_proof prove OUT      there: proves each of them
+python -m tests.interop.open_clip_proof save OUT       there: models that open_clip saves, and their features
+python -m tests.interop.open_clip_proof compare OUT    here: imports them, and compares the features
+python -m tests.interop.open_clip_proof names FILE     there: writes open_clip_names.json
 """
 
 import json
@@ -95,7 +95,10 @@ def names(file: Path) -> None:
         cfg = json.loads(json.dumps(config["model_cfg"]))
         kind = open_clip.CustomTextCLIP if cfg.pop("custom_text", False) else open_clip.CLIP
         state = kind(**cfg).state_dict()
-        found["models"][name] = {"class": kind.__name__, "tensors": collapsed({n: list(t.shape) for n, t in state.items()})}
+        found["models"][name] = {
+            "class": kind.__name__,
+            "tensors": collapsed({n: list(t.shape) for n, t in state.items()}),
+        }
     for name in timm.list_models("vit_*_siglip_*"):
         with torch.device("meta"):
             found["towers"][name] = described(timm.create_model(name))

@@ -84,6 +84,7 @@ RESNET = Format(
     write,
     read,
     rows,
+    images=(ResNetConfig,),
     prefix="resnet.",
     ignored=(Ignored(r"classifier\..*", "the head of a classifier is no part of a tower"),),
 )

@@ -133,5 +133,5 @@ def written_image(image: ViTConfig, projection: Projection) -> dict[str, Any]:
 
 def _differing(a: ViTConfig, b: Any) -> list[str]:
     """The fields that a tower's name decides and in which the two differ."""
-    fields = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "activation", "image_shape", "pool")
+    fields = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "activation", "image_size", "pool")
     return [field for field in fields if getattr(a, field) != getattr(b, field, None)]

@@ -19,10 +19,11 @@ from mmjax.interop.mapping import LAYER, Row, Table
 from mmjax.interop.remote_code.configuration_mmjax import IMAGE_FIELDS, TEXT_FIELDS
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.resnet import ResNetConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 
-IMAGE_CONFIGS: dict[str, type] = {"vit": ViTConfig}
+IMAGE_CONFIGS: dict[str, type] = {"vit": ViTConfig, "resnet": ResNetConfig}
 """Our configs of image towers by the name of their kind."""
 CODE = ("configuration_mmjax.py", "modeling_mmjax.py")
 """What a folder brings along."""
@@ -40,7 +41,7 @@ NAMES = (
 """Where a weight of the module is not called as our parameter is: a path that matches, and what it becomes."""
 
 LAYOUTS = (
-    (re.compile(r".*/stages/.*/kernel"), CONVOLUTION),
+    (re.compile(r"image/stem/kernel|.*/stages/.*/kernel"), CONVOLUTION),
     (re.compile(r".*/(attention/out|pool/projection)/kernel"), FROM_HEADS),
     (re.compile(r".*/kernel"), LINEAR),
     (re.compile(r".*/bias"), FLAT),
@@ -115,4 +116,4 @@ def _fields(tower: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
     return {name: values[name] for name in names}
 
 
-MMJAX = RemoteCode("MMJaxDualEncoder", "both", write, read, rows)
+MMJAX = RemoteCode("MMJaxDualEncoder", "both", write, read, rows, images=(ViTConfig, ResNetConfig))

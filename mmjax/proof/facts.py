@@ -1,0 +1,21 @@
+"""What an export says of itself, in `mmjax.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import UserError
+
+FACTS = "mmjax.json"
+
+
+def read_facts(export: Path) -> dict[str, Any]:
+    """What `mmjax.json` says of an export.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = export / FACTS
+    if not path.exists():
+        raise UserError(f"{export} is no export ({FACTS} is missing): give the --out folder of python -m mmjax.export")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,218 @@
+"""Exports end to end: a run in, a folder out that PyTorch loads and that is the model that was trained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mmjax import command_line, evaluate, export, prove, train
+from mmjax.errors import UserError
+from mmjax.interop.exports import FACTS
+from tests.folders import write_image_folder
+from tests.interop.torch_state import module_cache
+from tests.tolerances import LAYER
+
+torch = pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
+ROOT = Path(__file__).parents[1]
+CONFIG = Path(__file__).parent / "tiny_config.py"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def own(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose image tower averages its patches, which no class of Hugging Face does."""
+    return trained(tmp_path_factory.mktemp("runs") / "own", images)
+
+
+@pytest.fixture(scope="module")
+def siglip(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a SigLIP on a mesh of eight devices, without averaged parameters."""
+    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    changes = ("--config.model.image.pool=map", "--config.train.ema_decay=0.0", *mesh)
+    return trained(tmp_path_factory.mktemp("runs") / "siglip", images, *changes)
+
+
+@pytest.fixture(autouse=True)
+def own_module_cache(tmp_path: Path) -> Any:
+    with module_cache(tmp_path / "modules"):
+        yield
+
+
+def trained(workdir: Path, images: Path, *overrides: str) -> Path:
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}", f"--data=imagefolder:{images}", *overrides]
+    assert command_line.status(train.main, arguments) == 0
+    return workdir
+
+
+def exported(workdir: Path, out: Path, *arguments: str) -> dict[str, Any]:
+    """What `parity.json` says after the export."""
+    export.main([f"--workdir={workdir}", f"--out={out}", *arguments])
+    return json.loads((out / prove.PARITY).read_text())
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(siglip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "siglip"
+    export.main([f"--workdir={siglip}", f"--out={out}"])
+    return out
+
+
+def test_a_siglip_is_written_as_one_and_proven(siglip_folder, capsys):
+    del capsys
+    facts, found = (json.loads((siglip_folder / name).read_text()) for name in (FACTS, prove.PARITY))
+    assert facts["class"] == "SiglipModel"
+    assert facts["step"] == 6
+    assert not facts["ema"]
+    assert set(facts["fingerprint"]) == {"tokenizer", "image preprocessing"}
+    assert found["failures"] == []
+    assert max(found[name]["max"] for name in ("image_features", "text_features", "logits")) < 1e-4
+    assert set(found["pixels"]["cases"].values()) == {0}
+    assert set(found["tokens"]["cases"].values()) == {0}
+    assert found["retrieval"]["top1"] == 1.0
+    card = (siglip_folder / "README.md").read_text()
+    assert "SiglipModel" in card
+    assert '"train"' in card
+    assert "Not stated by the data" in card
+
+
+def test_the_proof_needs_no_jax(siglip_folder):
+    code = "import sys; sys.modules['jax'] = None; from mmjax import prove; prove.main(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(siglip_folder)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("proven: largest differences: image features ")
+
+
+def test_what_no_class_expresses_brings_its_code_and_programs(own, tmp_path, capsys):
+    found = exported(own, tmp_path / "out")
+    assert found["failures"] == []
+    assert "written as MMJaxDualEncoder, which loads with trust_remote_code=True, as" in capsys.readouterr().out
+    programs = {path.name for path in (tmp_path / "out" / "programs").iterdir()}
+    assert programs == {f"{name}.{kind}" for name in ("image", "text", "both") for kind in ("onnx", "pt2")}
+    assert json.loads((tmp_path / "out" / FACTS).read_text())["ema"]
+
+
+def test_plain_parameters_are_not_their_average(own, tmp_path):
+    weights = {}
+    for flag in ("--ema", "--no-ema"):
+        export.main([f"--workdir={own}", f"--out={tmp_path / flag}", flag, "--no-proof"])
+        assert not (tmp_path / flag / prove.PARITY).exists()
+        weights[flag] = load_file(tmp_path / flag / "model.safetensors")
+    name = "image.stem.projection.weight"
+    assert np.abs(weights["--ema"][name] - weights["--no-ema"][name]).max() > 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounded_weights_are_proven_in_float32(siglip, dtype, tmp_path):
+    found = exported(siglip, tmp_path / "out", f"--dtype={dtype}")
+    assert found["failures"] == []
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {str(array.dtype) for array in stored.values()} == {dtype}
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+def test_programs_are_proven(siglip, kind, tmp_path):
+    assert exported(siglip, tmp_path / "out", f"--to={kind}")["failures"] == []
+
+
+def test_an_older_step_may_be_chosen(siglip, tmp_path):
+    export.main([f"--workdir={siglip}", f"--out={tmp_path / 'out'}", "--step=4", "--no-proof"])
+    assert json.loads((tmp_path / "out" / FACTS).read_text())["step"] == 4
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        export.main([f"--workdir={siglip}", f"--out={tmp_path / 'other'}", "--step=3"])
+
+
+def test_a_wrong_weight_fails_the_proof_and_leaves_nothing_that_looks_finished(siglip, tmp_path):
+    out = tmp_path / "out"
+    export.main([f"--workdir={siglip}", f"--out={out}", "--no-proof"])
+    weights = load_file(out / "model.safetensors")
+    weights["text_model.head.bias"] = weights["text_model.head.bias"] + 1e-2
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"text features differ by .*it was moved to .*out.failed"):
+        prove.main([str(out)])
+    assert not out.exists()
+    assert json.loads((tmp_path / "out.failed" / prove.PARITY).read_text())["failures"]
+
+
+def test_other_preprocessing_fails_the_proof(siglip, tmp_path):
+    out = tmp_path / "out"
+    export.main([f"--workdir={siglip}", f"--out={out}", "--no-proof"])
+    path = out / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 2}))
+    with pytest.raises(UserError, match="pixels of 'photo.jpg' differ by"):
+        prove.prove(out)
+
+
+def test_an_export_that_fails_is_called_so(siglip, tmp_path, monkeypatch):
+    def fail(folder: Path) -> str:
+        raise UserError("not equal")
+
+    monkeypatch.setattr(prove, "prove", fail)
+    with pytest.raises(UserError, match="not equal"):
+        export.main([f"--workdir={siglip}", f"--out={tmp_path / 'out'}", "--proof"])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.failed"]
+
+
+def test_only_an_earlier_export_is_replaced(siglip, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):
+        export.main([f"--workdir={siglip}", f"--out={out}", "--no-proof"])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds something else than an export"):
+        export.main([f"--workdir={siglip}", f"--out={other}"])
+    assert (other / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--part=text"], "BertModel cannot express .*norm = 'pre'"),
+        (["--part=image"], "ViTModel cannot express pool = 'map'"),
+        (["--to=onnx", "--part=text"], "--to onnx always writes a program for each tower"),
+        (["--to=open_clip"], "export it with --to huggingface"),
+        (["--ema"], "keeps no averaged parameters"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_by_name(siglip, arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export.main([f"--workdir={siglip}", f"--out={tmp_path / 'out'}", "--no-proof", *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_scored_as_the_run_is(siglip, siglip_folder, images, tmp_path):
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    data = (f"--data=imagefolder:{images}", "--split=test")
+    evaluate.main([f"--workdir={siglip}", f"--json={ours}", *data])
+    evaluate.main([f"--model=hf:{siglip_folder}", f"--json={theirs}", *data])
+    ours, theirs = (json.loads(path.read_text())["splits"]["test"]["retrieval"] for path in (ours, theirs))
+    for direction in ("image_to_text", "text_to_image"):
+        assert theirs[direction] == pytest.approx(ours[direction], abs=LAYER)
+
+
+def test_a_damaged_checkpoint_is_not_exported(siglip, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(siglip, tmp_path / "copy")
+    largest = max((path for path in (copy / "checkpoints" / "6").rglob("*") if path.is_file()), key=os.path.getsize)
+    data = bytearray(largest.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    largest.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged \(.*: choose another --step"):
+        export.main([f"--workdir={copy}", f"--out={tmp_path / 'out'}", "--no-proof"])
+    assert not (tmp_path / "out").exists()
