@@ -1,0 +1,213 @@
+"""The HTTP side: routes, validation, errors. Blocking work is the service's."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.middleware import Middleware
+
+import mmjax
+from mmjax.serving import schemas
+from mmjax.serving.admission import Admission, Watch, refusal_response
+from mmjax.serving.images import from_base64
+from mmjax.serving.limits import Refused
+from mmjax.serving.schemas import Requests
+from mmjax.serving.service import Service
+
+PAGE = FilePath(__file__).parent / "page"
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    + ("base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+)
+THUMBNAILS = "/v1/index/thumbnails"
+SHOWN_ERRORS = 5
+LATEST_ROW = 2**62
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    408: {"description": "The body came too slowly."},
+    413: {"description": "Too large: the body, or the pixels of an image."},
+    415: {"description": "Not an image."},
+    422: {"description": "Not as described: fields, types, lengths, numbers of items, damaged images."},
+    503: {"description": "Too busy; Retry-After says when to come back."},
+}
+MULTIPART = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": {"format": "binary"}}}}}
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; it closes the service when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    paths: set[str] = set()
+    app = FastAPIOffline(
+        title="mmjax serving",
+        version=mmjax.__version__,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Watch, metrics=service.metrics, paths=paths),
+            Middleware(Admission, limits=service.limits, bodies=service.bodies),
+        ],
+    )
+    _add_page(app)
+    _add_state(app, service)
+    _add_embeddings(app, service)
+    _add_search(app, service)
+    _add_errors(app)
+    paths |= {getattr(route, "path", "") for route in app.routes}
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, name in PAGE_FILES.items():
+        content, suffix = (PAGE / name).read_bytes(), FilePath(name).suffix
+        headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
+        answer = partial(Response, content, media_type=MEDIA_TYPES[suffix], headers=headers)
+        app.add_api_route(path, _constant(answer), include_in_schema=False, methods=["GET", "HEAD"])
+
+
+def _constant(answer: Callable[[], Response]) -> Callable[[], Awaitable[Response]]:
+    async def endpoint() -> Response:
+        return answer()
+
+    return endpoint
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["state"], summary="The process answers")
+    async def health() -> schemas.Status:
+        return schemas.Status(status="ok")
+
+    @app.get("/ready", tags=["state"], summary="The model answers", responses={503: {"model": schemas.Status}})
+    async def ready(response: Response) -> schemas.Status:
+        response.status_code = 200 if service.ready else 503
+        return schemas.Status(status="ready" if service.ready else "not ready")
+
+    @app.get("/metrics", tags=["state"], summary="For Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/model", tags=["state"], summary="What is served")
+    async def model() -> schemas.ModelFacts:
+        return _facts(service)
+
+
+def _facts(service: Service) -> schemas.ModelFacts:
+    embedder, index = service.embedder, service.index
+    config = embedder.config
+    return schemas.ModelFacts(
+        name=config.folder.resolve().name,
+        fingerprint=embedder.fingerprint,
+        embed_dim=embedder.embed_dim,
+        image_size=embedder.image_size,
+        text_len=embedder.text_len,
+        dtype=config.dtype,
+        quantize=config.quantize,
+        device=config.device,
+        index=None
+        if index is None
+        else schemas.IndexFacts(**{x: index.facts[x] for x in schemas.IndexFacts.model_fields}),
+    )
+
+
+def _add_embeddings(app: FastAPI, service: Service) -> None:
+    bodies = Requests(service.limits)
+    images_body = {"application/json": {"schema": bodies.images.model_json_schema()}, "multipart/form-data": MULTIPART}
+    extra = {"requestBody": {"required": True, "content": images_body}}
+
+    @app.post("/v1/embed/images", tags=["embed"], responses=REFUSALS, openapi_extra=extra, summary="Embed images")
+    async def embed_images(request: Request) -> schemas.Embeddings:
+        """Files as `multipart/form-data`, each a field `images`, or base64 strings in JSON."""
+        images = await _images_of(request, bodies, service.limits.images)
+        return schemas.Embeddings(embeddings=(await service.embed_images(images)).tolist())
+
+    @app.post("/v1/embed/texts", tags=["embed"], responses=REFUSALS, summary="Embed texts")
+    async def embed_texts(body: bodies.texts) -> schemas.Embeddings:  # type: ignore[name-defined]
+        return schemas.Embeddings(embeddings=(await service.embed_texts(body.texts)).tolist())
+
+    @app.post("/v1/classify", tags=["classify"], responses=REFUSALS, summary="Which label fits an image")
+    async def classify(body: bodies.classify) -> schemas.Classification:  # type: ignore[name-defined]
+        """Zero-shot: the embeddings of `templates` filled with each of `labels` are the classifier."""
+        scores = await service.classify(partial(from_base64, body.image), body.labels, body.templates)
+        return schemas.Classification(labels=[schemas.Label(**vars(score)) for score in scores])
+
+
+async def _images_of(request: Request, bodies: Requests, limit: int) -> list[Callable[[], bytes]]:
+    """The images of a request of either kind, each as a function that returns its bytes."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        body = _validated(bodies.images, await request.body())
+        return [partial(from_base64, image) for image in body.images]
+    async with request.form(max_files=limit, max_fields=1) as form:
+        items = form.multi_items()
+        if not items or any(name != "images" or not isinstance(item, UploadFile) for name, item in items):
+            raise Refused(422, "fields", "the form's fields must be files, each called images")
+        files = [await item.read() for _, item in items if isinstance(item, UploadFile)]
+    return [partial(bytes, data) for data in files]
+
+
+def _validated(model: Any, data: bytes) -> Any:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+def _add_search(app: FastAPI, service: Service) -> None:
+    bodies = Requests(service.limits)
+    missing: dict[int | str, dict[str, Any]] = {404: {"description": "There is no index."}}
+
+    @app.post("/v1/search", tags=["search"], responses=REFUSALS | missing, summary="Search the index")
+    async def search(body: bodies.search) -> schemas.SearchResults:  # type: ignore[name-defined]
+        """By `text` or by `image` (base64), for images or for texts: any of the four directions."""
+        if service.index is None:
+            raise Refused(404, "no_index", "there is no index: start the service with --index")
+        if body.text is not None:
+            queries = await service.embed_texts([body.text])
+        else:
+            queries = await service.embed_images([partial(from_base64, body.image)])
+        hits = await service.search(queries[0], body.target, body.count)
+        results: Any = [_result(service.index, body.target, hit.row, hit.score) for hit in hits]
+        return schemas.SearchResults(target=body.target, results=results)
+
+    @app.get(
+        THUMBNAILS + "/{row}", tags=["search"], responses=missing, response_class=Response, summary="A small image"
+    )
+    async def thumbnail(row: Annotated[int, Path(ge=0, le=LATEST_ROW)]) -> Response:
+        data = await service.thumbnail(row)
+        if data is None:
+            raise Refused(404, "no_row", f"the index has no image {row}")
+        return Response(data, media_type="image/webp", headers={"cache-control": "max-age=3600"})
+
+
+def _result(index: Any, target: str, row: int, score: float) -> schemas.ImageResult | schemas.TextResult:
+    if target == "images":
+        captions = index.images[row]["captions"]
+        return schemas.ImageResult(row=row, score=score, captions=captions, thumbnail=f"{THUMBNAILS}/{row}")
+    line = index.texts[row]
+    return schemas.TextResult(row=row, score=score, text=line["text"], thumbnail=f"{THUMBNAILS}/{line['image']}")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        request.scope["refused"] = error.reason
+        return refusal_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        """The first errors, without the values that were sent: those may be megabytes."""
+        request.scope["refused"] = "invalid"
+        fields = ("type", "loc", "msg")
+        shown = [{name: item[name] for name in fields} for item in error.errors()[:SHOWN_ERRORS]]
+        return JSONResponse({"detail": shown}, 422)
