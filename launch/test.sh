@@ -10,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 make_environment
 install_requirements requirements-dev.txt
+install_weights
 cd "$ROOT"
 FAILED=()
 

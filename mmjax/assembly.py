@@ -127,6 +127,11 @@ def foreign_experiment(foreign: Foreign) -> Experiment:
         UserError: it is no whole model, or does not say how it wants its images.
     """
     model, preprocess = foreign.spec
+    if not foreign.tokenizer:
+        raise UserError(
+            f"{foreign.source} brings no tokenizer, and cannot be evaluated: start a run from it (config.init.source) "
+            "with data.tokenizer and data.preprocess set, and evaluate that"
+        )
     if foreign.format.part != "both" or preprocess is None:
         lacks = "is one tower alone" if foreign.format.part != "both" else "has no preprocessor_config.json"
         raise UserError(f"{foreign.source} {lacks}, and cannot be evaluated: give a whole model with all its files")

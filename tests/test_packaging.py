@@ -2,6 +2,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -10,9 +12,10 @@ def requirements(name: str) -> set[str]:
     return {line for line in lines if line and not line.startswith(("#", "-r"))}
 
 
-def test_dev_extra_equals_requirements_dev() -> None:
+@pytest.mark.parametrize("name", ["dev", "export", "serving"])
+def test_an_extra_equals_its_requirements(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]["dev"]) == requirements("requirements-dev.txt")
+    assert set(project["optional-dependencies"][name]) == requirements(f"requirements-{name}.txt")
 
 
 def test_training_needs_neither_torch_nor_tensorflow() -> None:
@@ -21,7 +24,7 @@ def test_training_needs_neither_torch_nor_tensorflow() -> None:
 
 
 def test_every_requirement_has_both_bounds() -> None:
-    for line in requirements("requirements.txt") | requirements("requirements-dev.txt"):
+    for line in set().union(*(requirements(path.name) for path in ROOT.glob("requirements*.txt"))) - {"jax[tpu]"}:
         assert re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", line), f"{line} needs a lower and an upper bound"
 
 

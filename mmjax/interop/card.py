@@ -73,8 +73,8 @@ print(model(**pixels, **texts).logits_per_image)""",
     "open_clip": """\
 import open_clip
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:DIR")
-tokenizer = open_clip.get_tokenizer("local-dir:DIR")""",
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:DIR")   # wants upright RGB, on white
+tokenizer = open_clip.get_tokenizer("local-dir:DIR")                            # cleans texts first (ftfy, HTML)""",
     "onnx": """\
 import onnxruntime
 

@@ -24,7 +24,7 @@ from mmjax.interop.mapping import Chosen, to_theirs
 from mmjax.interop.open_clip import files as open_clip_files
 from mmjax.interop.open_clip.format import format_for
 from mmjax.interop.remote_code.format import CODE, MMJAX
-from mmjax.interop.tensors import INDEX, SINGLE, write_tensors
+from mmjax.interop.tensors import INDEX, MAX_FILE_BYTES, SINGLE, write_tensors
 from mmjax.proof.facts import FACTS, read_facts
 
 HUGGING_FACE: dict[Part, tuple[Format, ...]] = {"both": (CLIP, SIGLIP, MMJAX), "image": (VIT, RESNET), "text": (BERT,)}
@@ -74,7 +74,9 @@ def _nearest(obstacles: Mapping[str, list[str]]) -> str:
     return f"{name} cannot express {', '.join(obstacles[name])}"
 
 
-def write_hugging_face(folder: Path, trained: Trained, part: Part, dtype: str) -> str:
+def write_hugging_face(
+    folder: Path, trained: Trained, part: Part, dtype: str, max_file_bytes: int = MAX_FILE_BYTES
+) -> str:
     """Writes the model, or one tower, into the empty `folder`; a line that says what it was written as.
 
     Raises:
@@ -83,7 +85,7 @@ def write_hugging_face(folder: Path, trained: Trained, part: Part, dtype: str) -
     spec = _part_spec(trained.spec, part)
     format = chosen(HUGGING_FACE[part], spec)
     tensors = to_theirs(format.table(spec.model), _of_part(trained.weights, part))
-    write_tensors(folder, tensors, dtype)
+    write_tensors(folder, tensors, dtype, max_file_bytes)
     if part != "image":
         trained.tokenizer.save(folder)
     for name, values in with_special_ids(format.write(spec), trained.tokenizer).items():

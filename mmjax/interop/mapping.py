@@ -69,12 +69,17 @@ def to_theirs(table: Table, ours: Mapping[str, np.ndarray]) -> Iterator[tuple[st
     """
     check_ours(table, ours)
     for row in table:
-        arrays = tuple(ours[path] for path in row.paths)
-        if not row.is_stacked:
-            yield row.theirs, row.layout.to_theirs(arrays)
-            continue
-        for layer in range(len(arrays[0])):
-            yield row.theirs.replace(LAYER, str(layer)), row.layout.to_theirs(tuple(array[layer] for array in arrays))
+        # A function of its own lets go of one row's arrays before the next one's are read.
+        yield from _row_to_theirs(row, ours)
+
+
+def _row_to_theirs(row: Row, ours: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    arrays = tuple(ours[path] for path in row.paths)
+    if not row.is_stacked:
+        yield row.theirs, row.layout.to_theirs(arrays)
+        return
+    for layer in range(len(arrays[0])):
+        yield row.theirs.replace(LAYER, str(layer)), row.layout.to_theirs(tuple(array[layer] for array in arrays))
 
 
 def to_ours(
@@ -88,16 +93,20 @@ def to_ours(
     check_ours(table, shapes)
     check_theirs(table, theirs, shapes)
     for row in table:
-        targets = tuple(shapes[path] for path in row.paths)
-        if not row.is_stacked:
-            arrays = _laid_out(row, row.theirs, theirs, targets)
-        else:
-            layers = tuple(shape[1:] for shape in targets)
-            names = names_of(row, shapes)
-            arrays = tuple(
-                np.stack(parts) for parts in zip(*(_laid_out(row, name, theirs, layers) for name in names), strict=True)
-            )
-        yield from zip(row.paths, arrays, strict=True)
+        yield from _row_to_ours(row, theirs, shapes)
+
+
+def _row_to_ours(
+    row: Row, theirs: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> Iterator[tuple[str, np.ndarray]]:
+    targets = tuple(shapes[path] for path in row.paths)
+    if not row.is_stacked:
+        arrays = _laid_out(row, row.theirs, theirs, targets)
+    else:
+        layers = tuple(shape[1:] for shape in targets)
+        parts = (_laid_out(row, name, theirs, layers) for name in names_of(row, shapes))
+        arrays = tuple(np.stack(stack) for stack in zip(*parts, strict=True))
+    yield from zip(row.paths, arrays, strict=True)
 
 
 def names_of(row: Row, shapes: Mapping[str, Shape]) -> list[str]:

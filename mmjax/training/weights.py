@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from mmjax.errors import UserError
 from mmjax.training.checksums import describe
 from mmjax.training.integrity import Damaged, reading_errors
+from mmjax.types import Array
 
 
 class SavedWeights(Mapping[str, np.ndarray]):
@@ -36,7 +38,8 @@ class SavedWeights(Mapping[str, np.ndarray]):
                 raise Damaged(f"the checksum of {path} is wrong")
         except Damaged as damage:
             raise UserError(f"checkpoint {self._folder} is damaged ({damage}): choose another --step") from damage
-        return array
+        # A view: on CPU the array lies in this process's memory.
+        return np.asarray(array)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -49,10 +52,10 @@ class SavedWeights(Mapping[str, np.ndarray]):
         """By path; nothing is read."""
         return {path: tuple(about["shape"]) for path, about in self._arrays.items()}
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, path: str) -> Array:
         keys = (self._tree, *path.split("/"))
-        nothing, as_numpy = _nested(keys, 0), _nested(keys, ocp.RestoreArgs(restore_type=np.ndarray))
-        wanted = ocp.args.PyTreeRestore(nothing, restore_args=as_numpy, partial_restore=True)
+        whole = ocp.ArrayRestoreArgs(sharding=jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0]))
+        wanted = ocp.args.PyTreeRestore(_nested(keys, 0), restore_args=_nested(keys, whole), partial_restore=True)
         leaf: Any = self._reader.restore(self._folder, args=wanted)
         for key in keys:
             leaf = leaf[key]
