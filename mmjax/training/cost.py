@@ -40,7 +40,8 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
 
     def locked_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         towers = {"image": image_tower, "text": text_tower}
-        return towers[model.config.locked](model, batch, carried) if model.config.locked in towers else ()
+        locked = getattr(getattr(model, "config", None), "locked", "none")
+        return towers[locked](model, batch, carried) if locked in towers else ()
 
     def up_to_loss(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return objective.loss(model, objective.encode(model, batch, key), batch, carried, key)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import Mesh
 
 from mmjax.errors import UserError
@@ -155,8 +156,10 @@ def test_what_does_not_fit_is_refused(init, changes, message, folders):
     given = InitConfig(**{key: value.format(**names) for key, value in init.items()})
     model = joined(folders)
     towers = {part: replace(getattr(model, part), **fields) for part, fields in changes.items()}
+    refused = replace(model, **towers)
+    shapes = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(DualEncoder(refused, jax.random.key(0)))[1]))
     with pytest.raises(UserError, match=message):
-        started(replace(model, **towers), given)
+        initialised(shapes, given, refused, print)
 
 
 def test_a_folder_of_another_class_is_refused(tmp_path):
