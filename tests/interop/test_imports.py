@@ -158,8 +158,10 @@ def test_what_does_not_fit_is_refused(init, changes, message, folders):
     towers = {part: replace(getattr(model, part), **fields) for part, fields in changes.items()}
     refused = replace(model, **towers)
     shapes = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(DualEncoder(refused, jax.random.key(0)))[1]))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=one), shapes)
     with pytest.raises(UserError, match=message):
-        initialised(shapes, given, refused, print)
+        initialised(placed, given, refused, print)
 
 
 def test_a_folder_of_another_class_is_refused(tmp_path):
