@@ -47,7 +47,7 @@ def address_without_index(embedder: Embedder) -> Iterator[str]:
 
 def running(service: Service) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", ws="none", http="h11"))
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, ws="none", http="h11"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
