@@ -1,6 +1,5 @@
 """How every `python -m mmjax.X` reads its arguments and ends: flags in, one line and a status out."""
 
-import errno
 import os
 import signal
 import sys
@@ -14,12 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from mmjax.config_file import check_keys, load_config
+from mmjax.ending import status
 from mmjax.errors import StartAgain, UserError
-
-USER_ERROR_STATUS = 2
-START_AGAIN_STATUS = 75
-INTERRUPTED_STATUS = 128 + signal.SIGINT
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -43,31 +38,6 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
 def _stop(signum: int, frame: FrameType | None) -> None:
     del signum, frame
     raise StartAgain("told to end before there was anything to save: run the same command again")
-
-
-def status(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
-    """0 when `main(arguments)` returns, 2 after a `UserError` or a full disk, 75 after `StartAgain`, 130 after Ctrl-C.
-
-    A bug keeps its traceback.
-    """
-    try:
-        main(arguments)
-    except UserError as error:
-        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except StartAgain as stop:
-        print(f"stopped: {on_one_line(str(stop))}", file=sys.stderr)
-        return START_AGAIN_STATUS
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        place = f" for {error.filename}" if error.filename else ""
-        print(f"error: no space left{place}: free some, then run the same command again", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED_STATUS
-    return 0
 
 
 def parse_flags(program: str, arguments: Sequence[str], strings: Mapping[str, str]) -> dict[str, Any]:
@@ -104,10 +74,6 @@ def require(values: Mapping[str, Any], name: str, program: str) -> Any:
     if values[name] is None:
         raise UserError(f"--{name} is missing: see python -m {program} --help")
     return values[name]
-
-
-def on_one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _split_config(arguments: Sequence[str], program: str) -> tuple[str | None, list[str]]:

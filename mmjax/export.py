@@ -156,7 +156,7 @@ def sample_records(experiment: Experiment, source: str | None) -> Source:
 
 
 class Unfinished:
-    """A folder beside `out` that becomes it at the end, or is called `.failed` where something is raised.
+    """A folder beside `out` that becomes it at the end; one that was proven unequal is called `.failed`, for a look.
 
     Raises (on entry):
         UserError: `out` holds something that is no export.
@@ -174,13 +174,12 @@ class Unfinished:
         return self._folder
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is not None:
-            failed = self._out.with_name(f"{self._out.name}.failed")
-            shutil.rmtree(failed, ignore_errors=True)
-            self._folder.replace(failed)
+        place = self._out if kind is None else self._out.with_name(f"{self._out.name}.failed")
+        if kind is not None and not issubclass(kind, prove.Unequal):
+            shutil.rmtree(self._folder)
             return
-        shutil.rmtree(self._out, ignore_errors=True)
-        self._folder.replace(self._out)
+        shutil.rmtree(place, ignore_errors=True)
+        self._folder.replace(place)
 
 
 if __name__ == "__main__":

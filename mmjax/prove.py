@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmjax.ending import status
 from mmjax.errors import UserError
 from mmjax.proof.facts import read_facts
 
@@ -22,12 +23,13 @@ def main(arguments: Sequence[str]) -> None:
     export = parsed(arguments).export
     try:
         print(prove(export))
-    except UserError as error:
-        if not (export / PARITY).exists():
-            raise
+    except Unequal as difference:
         # Nothing that failed keeps the look of an export.
-        failed = set_aside(export)
-        raise UserError(f"{error}; it was moved to {failed}") from error
+        raise UserError(f"{difference}; it was moved to {set_aside(export)}") from difference
+
+
+class Unequal(UserError):
+    """The export is not the model that was trained."""
 
 
 def set_aside(export: Path) -> Path:
@@ -41,14 +43,15 @@ def prove(export: Path) -> str:
     """Writes `parity.json`, and returns the line that says how near the export is.
 
     Raises:
-        UserError: it is further away than the bars allow, or no export; or a library is missing.
+        Unequal: it is further away than the bars allow.
+        UserError: it is no export, or a library is missing: that says nothing of it.
     """
     facts = read_facts(export)
     comparison, public, sample = _rooms()
     result = comparison.parity(export, sample.read(export), public.load(export, facts))
     (export / PARITY).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if result["failures"]:
-        raise UserError(f"the export is not the model that was trained: {'; '.join(result['failures'])}: do not use it")
+        raise Unequal(f"the export is not the model that was trained: {'; '.join(result['failures'])}: do not use it")
     return f"proven: {comparison.in_a_line(result)}"
 
 
@@ -67,8 +70,4 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(status(main, sys.argv[1:]))

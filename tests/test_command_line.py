@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmjax import command_line
+from mmjax import command_line, ending
 from mmjax.errors import UserError
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")
@@ -18,7 +18,7 @@ def parsed(*arguments: str) -> dict[str, Any]:
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """The status of the arguments, and what is written to standard error."""
-    return command_line.status(lambda given: parsed(*given), arguments), capsys.readouterr().err
+    return ending.status(lambda given: parsed(*given), arguments), capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["--config", CONFIG], [f"--config={CONFIG}"], [f"-config={CONFIG}"]])
@@ -137,10 +137,10 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(arguments: Sequence[str]) -> None:
         raise ValueError("a bug")
 
-    assert command_line.status(lambda arguments: None, []) == 0
-    assert command_line.status(interrupted, []) == 130
+    assert ending.status(lambda arguments: None, []) == 0
+    assert ending.status(interrupted, []) == 130
     assert "go on from the last checkpoint" in capsys.readouterr().err
-    assert command_line.status(wrong, []) == 2
+    assert ending.status(wrong, []) == 2
     assert capsys.readouterr().err == "error: two lines\n"
     with pytest.raises(ValueError, match="a bug"):
-        command_line.status(broken, [])
+        ending.status(broken, [])

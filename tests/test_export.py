@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mmjax import command_line, evaluate, export, prove, train
+from mmjax import ending, evaluate, export, prove, train
 from mmjax.errors import UserError
 from mmjax.interop.exports import FACTS
+from mmjax.training.checkpoint import Checkpoints
 from tests.folders import write_image_folder
 from tests.interop.torch_state import module_cache
 from tests.tolerances import LAYER
@@ -53,7 +54,7 @@ def own_module_cache(tmp_path: Path) -> Any:
 
 def trained(workdir: Path, images: Path, *overrides: str) -> Path:
     arguments = [f"--config={CONFIG}", f"--workdir={workdir}", f"--data=imagefolder:{images}", *overrides]
-    assert command_line.status(train.main, arguments) == 0
+    assert ending.status(train.main, arguments) == 0
     return workdir
 
 
@@ -155,13 +156,64 @@ def test_other_preprocessing_fails_the_proof(siglip_folder, tmp_path):
 
 
 def test_an_export_that_fails_is_called_so(siglip, tmp_path, monkeypatch):
-    def fail(folder: Path) -> str:
-        raise UserError("not equal")
+    for error, left in ((prove.Unequal("not equal"), ["out.failed"]), (UserError("no library"), [])):
+        monkeypatch.setattr(prove, "prove", lambda folder, error=error: raised(error))
+        with pytest.raises(UserError, match=str(error)):
+            export.main([f"--workdir={siglip}", f"--out={tmp_path / 'out'}", "--proof"])
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == left
+        shutil.rmtree(tmp_path / "out.failed", ignore_errors=True)
 
-    monkeypatch.setattr(prove, "prove", fail)
-    with pytest.raises(UserError, match="not equal"):
-        export.main([f"--workdir={siglip}", f"--out={tmp_path / 'out'}", "--proof"])
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.failed"]
+
+def raised(error: Exception) -> str:
+    raise error
+
+
+def test_a_missing_library_says_nothing_of_a_proven_export(siglip_folder, tmp_path):
+    out = shutil.copytree(siglip_folder, tmp_path / "out")
+    code = "import sys; sys.modules['torch'] = None; from mmjax import ending, prove; "
+    code += "sys.exit(ending.status(prove.main, sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: torch is not installed: pip install -r requirements-export.txt\n"
+    assert (out / prove.PARITY).read_bytes() == (siglip_folder / prove.PARITY).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("preprocessor_config.json", {"size": {"height": 24, "width": 24}}, "pixels of 'photo.jpg' differ by 255"),
+        ("tokenizer_config.json", {"model_max_length": 5}, "tokens of 'CAPITALS and MiXeD' differ by 8"),
+    ],
+)
+def test_inputs_of_another_size_fail_the_proof(siglip_folder, name, change, message, tmp_path):
+    out = shutil.copytree(siglip_folder, tmp_path / "out")
+    (out / name).write_text(json.dumps({**json.loads((out / name).read_text()), **change}))
+    with pytest.raises(prove.Unequal, match=message):
+        prove.prove(out)
+
+
+def test_a_run_starts_from_an_export_and_keeps_what_is_locked(siglip, siglip_folder, images, tmp_path):
+    """With decay, which moves all that is not frozen, and a tower of each kind of source."""
+    changes = (
+        "--config.model.image.pool=map",
+        f"--config.init.source=hf:{siglip_folder}",
+        "--config.model.locked=text",
+        "--config.optim.weight_decay=0.1",
+        "--config.train.num_steps=1",
+        "--config.evals.every_steps=0",
+    )
+    workdir = trained(tmp_path / "run", images, *changes)
+    before, _ = Checkpoints(siglip / "checkpoints", read_only=True).weights()
+    after, _ = Checkpoints(workdir / "checkpoints", read_only=True).weights(ema=False)
+    assert set(before) == set(after)
+    for path in before:
+        if path.startswith("text/"):
+            assert np.array_equal(before[path], after[path]), path
+        elif path.endswith("kernel"):
+            # One step of Adam moves a number by about the learning rate: another start would lie far off.
+            assert 0 < np.abs(before[path] - after[path]).max() < 0.05, path
 
 
 def test_only_an_earlier_export_is_replaced(siglip, siglip_folder, tmp_path):

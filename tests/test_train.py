@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax import command_line, evaluate, train
+from mmjax import ending, evaluate, train
 from mmjax.data.emoji.concepts import Concept
 from mmjax.data.emoji.write import Drawing, write_dataset
 from mmjax.training.jsonl import read_lines
@@ -31,13 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(workdir: Path, data: str, *overrides: str) -> int:
     """The status of `python -m mmjax.train`."""
     arguments = [f"--config={CONFIG}", f"--workdir={workdir}", f"--data={data}", *overrides]
-    return command_line.status(train.main, arguments)
+    return ending.status(train.main, arguments)
 
 
 def scores(workdir: Path, *arguments: str) -> dict[str, Any]:
     """What `python -m mmjax.evaluate --json` writes."""
     path = workdir / "results" / "scores.json"
-    assert command_line.status(evaluate.main, [f"--workdir={workdir}", f"--json={path}", *arguments]) == 0
+    assert ending.status(evaluate.main, [f"--workdir={workdir}", f"--json={path}", *arguments]) == 0
     return json.loads(path.read_text())
 
 

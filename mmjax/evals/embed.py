@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mmjax.data.placement import place
+from mmjax.data.placement import place, place_whole
 from mmjax.errors import UserError
 from mmjax.parallel.rules import batch_divisor, batch_sharding, replicated
 from mmjax.types import Array, HostBatch, Params
@@ -81,15 +81,10 @@ def _start(encoders: Encoders, params: Params, batch: HostBatch) -> tuple[Array,
 
 
 def _start_texts(encoders: Encoders, params: Params, text_ids: np.ndarray, text_mask: np.ndarray) -> tuple[Array, ...]:
-    placed = (_place_whole(array, encoders.mesh) for array in (text_ids, text_mask))
+    placed = (place_whole(array, batch_sharding(encoders.mesh)) for array in (text_ids, text_mask))
     with jax.set_mesh(encoders.mesh):
         embeds = encoders.text(params, *placed)
     return _everywhere(encoders.mesh, embeds)
-
-
-def _place_whole(array: np.ndarray, mesh: Mesh) -> Array:
-    """A global array from a host array that every process holds whole."""
-    return jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
 
 
 def _everywhere(mesh: Mesh, *arrays: Array) -> tuple[Array, ...]:

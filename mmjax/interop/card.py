@@ -16,8 +16,9 @@ tags: [mmjax, contrastive, vision-language]
 
 # {{ class }}
 
-A dual encoder of images and texts, trained with mmjax {{ mmjax_version }} for {{ step }} steps on {{ data.source }} \
-(split {{ data.split }}){{ ", averaged parameters" if ema else "" }}. Weights are {{ dtype }}.
+{{ {"both": "A dual encoder of images and texts,", "image": "The image tower of a dual encoder",
+"text": "The text tower of a dual encoder"}[part] }} trained with mmjax {{ mmjax_version }} for {{ step }} steps on \
+{{ data.source }} (split {{ data.split }}){{ ", averaged parameters" if ema else "" }}. Weights are {{ dtype }}.
 
 ## How to use it
 
@@ -25,7 +26,8 @@ A dual encoder of images and texts, trained with mmjax {{ mmjax_version }} for {
 {{ usage }}
 ```
 
-Texts are padded to {{ text_len }} tokens. Images: {{ images }}.
+{% if part != "image" %}Texts are padded to {{ text_len }} tokens. {% endif -%}
+{% if part != "text" %}Images: {{ images }}.{% endif %}
 
 ## Evaluation
 {% if evaluation %}
@@ -86,6 +88,28 @@ import torch
 image = torch.export.load("DIR/image.pt2").module()   # pixel_values -> image_embeds
 text = torch.export.load("DIR/text.pt2").module()     # input_ids, attention_mask -> text_embeds""",
 }
+TOWER_USAGE = {
+    "image": """\
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+model = AutoModel.from_pretrained("DIR"{pooling})
+output = model(**AutoImageProcessor.from_pretrained("DIR")(Image.open("photo.jpg"), return_tensors="pt"))""",
+    "text": """\
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("DIR"{pooling})
+texts = AutoTokenizer.from_pretrained("DIR")(["a photo"], padding="max_length", truncation=True, return_tensors="pt")
+output = model(**texts)""",
+}
+"""Of one tower, which only Hugging Face has."""
+POOLS = {
+    None: "output.pooler_output",
+    "cls": "output.last_hidden_state[:, 0]",
+    "first": "output.last_hidden_state[:, 0]",
+    "mean": "output.last_hidden_state averaged over the real tokens",
+}
+"""The features of a tower, by `pool` of its facts."""
 LIBRARIES = {"huggingface": "transformers", "open_clip": "open_clip", "onnx": "onnx", "torch_export": "pytorch"}
 
 
@@ -100,10 +124,16 @@ def model_card(facts: Mapping[str, Any]) -> str:
         data=experiment["data"],
         text_len=experiment["data"]["text_len"],
         images=_images(experiment["data"]["preprocess"]),
-        usage=USAGE[facts["format"]].replace("{trust}", trust),
+        usage=USAGE[facts["format"]].replace("{trust}", trust) if facts["part"] == "both" else _tower_usage(facts),
         config=json.dumps(experiment, indent=2, ensure_ascii=False),
         percent=lambda share: f"{share:.1%}",
     )
+
+
+def _tower_usage(facts: Mapping[str, Any]) -> str:
+    pooling = "" if facts["pooler"] else ", add_pooling_layer=False"
+    code = TOWER_USAGE[facts["part"]].replace("{pooling}", pooling)
+    return f"{code}  # features: {POOLS[facts['pool']]}"
 
 
 def _images(preprocess: Mapping[str, Any]) -> str:

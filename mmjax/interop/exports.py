@@ -30,6 +30,8 @@ from mmjax.proof.facts import FACTS, read_facts
 HUGGING_FACE: dict[Part, tuple[Format, ...]] = {"both": (CLIP, SIGLIP, MMJAX), "image": (VIT, RESNET), "text": (BERT,)}
 """The classes that may hold a model, or one of its towers; the first that can express it is written."""
 
+CARD = "README.md"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -51,8 +53,9 @@ def chosen(formats: Sequence[Format], spec: Spec) -> Format:
     Raises:
         UserError: none can; it says what is in the way of the nearest one, and what can.
     """
-    obstacles = {format.name: _obstacles(format, spec) for format in formats}
+    obstacles: dict[str, list[str]] = {}
     for format in formats:
+        obstacles[format.name] = _obstacles(format, spec)
         if not obstacles[format.name]:
             return format
     remedy = "export it with --to huggingface and --part both, which can express every model"
@@ -136,7 +139,7 @@ def write_programs(folder: Path, trained: Trained, kind: str, dtype: str) -> str
         write_hugging_face(source, trained, "both", dtype)
         {"onnx": programs.write_onnx, "torch_export": programs.write_torch_export}[kind](source, folder)
         for path in source.iterdir():
-            if path.suffix == ".json" and path.name not in (CONFIG, INDEX, FACTS):
+            if path.suffix not in (".safetensors", ".py") and path.name not in (CONFIG, INDEX, FACTS, CARD):
                 path.replace(folder / path.name)
         held = read_facts(source)["class"]
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".onnx", ".pt2"))
@@ -183,7 +186,7 @@ def write_facts(folder: Path, trained: Trained, about: Mapping[str, Any]) -> Non
     """Writes `mmjax.json` and the model card."""
     facts = {**about, **trained.facts}
     _write_json(folder / FACTS, facts)
-    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+    (folder / CARD).write_text(model_card(facts), encoding="utf-8")
 
 
 def _part_spec(spec: Spec, part: Part) -> Spec:

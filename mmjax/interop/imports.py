@@ -12,6 +12,7 @@ import numpy as np
 
 from mmjax import config
 from mmjax.config import suggestion
+from mmjax.data.placement import place_whole
 from mmjax.errors import UserError
 from mmjax.interop.big_vision import opened_file
 from mmjax.interop.formats import Format, Spec, as_function, part_of
@@ -154,7 +155,7 @@ def loaded(foreign: Foreign, specs: Params, mesh: jax.sharding.Mesh) -> Params:
     placed = {}
     leaves = paths.leaves(specs)
     for path, array in parameters(foreign):
-        placed[path] = _on_devices(array, jax.sharding.NamedSharding(mesh, leaves[path]))
+        placed[path] = place_whole(array, jax.sharding.NamedSharding(mesh, leaves[path]))
     return paths.map_leaves(lambda path, _: placed[path], specs)
 
 
@@ -242,12 +243,7 @@ def _like(leaf: Array, path: str, array: np.ndarray) -> Array:
     """`array` in the type and sharding of `leaf`."""
     if array.shape != leaf.shape:
         raise UserError(f"{path} of the checkpoint has shape {array.shape}, not {leaf.shape}: make the config agree")
-    return _on_devices(array.astype(leaf.dtype), leaf.sharding)
-
-
-def _on_devices(array: np.ndarray, sharding: jax.sharding.Sharding) -> Array:
-    """A global array of one that every process holds whole."""
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return place_whole(array.astype(leaf.dtype), leaf.sharding)
 
 
 def _with_pooler(spec: Spec, tensors: Mapping[str, np.ndarray]) -> Spec:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.proof.quiet import quiet_transformers
 
 INSTALL = "pip install -r requirements-export.txt"
 try:
@@ -147,8 +148,6 @@ def load(model_dir: Path) -> Source:
         UserError: it holds one tower only, or is no such folder.
     """
     import transformers
-
-    from mmjax.proof.public import quiet_transformers
 
     config, tokenizer = (_read_json(model_dir / name) for name in ("config.json", "tokenizer_config.json"))
     trust = {"trust_remote_code": True} if "auto_map" in config else {}

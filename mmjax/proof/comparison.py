@@ -16,6 +16,7 @@ PIXEL_BAR = 0
 TOKEN_BAR = 0
 """The most token ids that may differ."""
 TOP_K = (1, 5)
+MAX_PIXEL = 255
 
 
 def parity(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
@@ -25,11 +26,16 @@ def parity(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
     pixels = ids = mask = None
     if loaded.pixels and loaded.image:
         measured["pixels"] = _pixels(export, sample, loaded)
+    if loaded.tokens and loaded.text:
+        measured["tokens"] = _tokens(sample, loaded)
+    if failures(measured):
+        # Of other inputs the features say nothing, and a tower may refuse them.
+        return _result(sample, loaded, measured)
+    if loaded.pixels and loaded.image:
         pixels = loaded.pixels([_as_image(array) for array in sample.pixels])
         embeds["image"] = _normalised(loaded.image(pixels))
         measured["image_features"] = difference(embeds["image"], sample.image_embeds)
     if loaded.tokens and loaded.text:
-        measured["tokens"] = _tokens(sample, loaded)
         ids, mask = loaded.tokens(sample.texts)
         embeds["text"] = _normalised(loaded.text(ids, mask))
         measured["text_features"] = difference(embeds["text"], sample.text_embeds)
@@ -37,6 +43,10 @@ def parity(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
         logits = loaded.logits(pixels, ids, mask)
         measured["logits"] = difference(logits, sample.logits)
         measured["retrieval"] = _agreement(logits, sample.logits)
+    return _result(sample, loaded, measured)
+
+
+def _result(sample: Sample, loaded: Loaded, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "library": loaded.library,
         "num_pairs": len(sample.pixels) or len(sample.texts),
@@ -85,7 +95,7 @@ def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def _pixels(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
-    """The largest difference of a pixel value, 0 to 255, in each file.
+    """The largest difference of a pixel value, 0 to 255, in each file; 255 where the image has another size.
 
     Where the library is known to cut elsewhere, the pixels that both have are compared, and the shift is stated.
     """
@@ -94,6 +104,9 @@ def _pixels(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
     for name, reference in zip(sample.case_files, sample.case_pixels, strict=True):
         image = open_image(export / FOLDER / IMAGES / name)
         (found,) = loaded.pixels([image])
+        if found.shape[1:] != reference.shape[:2]:
+            cases[name] = MAX_PIXEL
+            continue
         values = (found.transpose(1, 2, 0) * np.asarray(loaded.std) + np.asarray(loaded.mean)) * 255
         down, right = loaded.shift(image) if loaded.shift else (0, 0)
         height, width = reference.shape[0] - down, reference.shape[1] - right
@@ -104,9 +117,11 @@ def _pixels(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
 
 
 def _tokens(sample: Sample, loaded: Loaded) -> dict[str, Any]:
-    """How many ids differ in each text, mask included where there is one."""
+    """How many ids differ in each text, mask included where there is one; all where the length is another."""
     assert loaded.tokens is not None
     ids, mask = loaded.tokens(sample.case_texts)
+    if ids.shape != sample.case_ids.shape:
+        return {"cases": {_shown(text): sample.case_ids.shape[1] for text in sample.case_texts}}
     wrong = ids != sample.case_ids
     if mask is not None:
         wrong |= mask.astype(bool) != sample.case_mask

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmjax.proof.public import Loaded, encoded, image_processor, quiet_transformers
+from mmjax.proof.public import Loaded, encoded, image_processor
+from mmjax.proof.quiet import quiet_transformers
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Inputs of a program by name -> its outputs by name."""

@@ -1,6 +1,5 @@
 """Exports as the public libraries load them."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mmjax.errors import UserError
+from mmjax.proof.quiet import quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -136,21 +136,6 @@ class _Features:
 def _text_inputs(ids: np.ndarray, mask: np.ndarray | None) -> dict[str, torch.Tensor]:
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))}
     return inputs if mask is None else {**inputs, "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Any:
-    """Without its progress bars and hints; errors are raised as ever."""
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
 
 
 def _open_clip(export: Path, facts: Mapping[str, Any]) -> Loaded:

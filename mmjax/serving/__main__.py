@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvicorn
 
+from mmjax import ending
 from mmjax.errors import UserError
-from mmjax.serving import ending
 from mmjax.serving.app import make_app
 from mmjax.serving.batching import BatchConfig
 from mmjax.serving.limits import MEBI, Limits

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mmjax import ending
 from mmjax.data.records import BadRecord, Record
 from mmjax.errors import UserError
-from mmjax.serving import ending, search
+from mmjax.serving import search
 from mmjax.serving.datasets import open_records
 from mmjax.serving.images import open_image
 from mmjax.serving.limits import Limits, Refused

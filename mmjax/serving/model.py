@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmjax.errors import UserError
+from mmjax.proof.quiet import quiet_transformers
 from mmjax.serving.quantize import QUANTIZATIONS, quantize_linears
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -126,7 +127,7 @@ def load(config: ModelConfig) -> Embedder:
     """
     values = _read_config(config.folder)
     trust = {"trust_remote_code": True} if "auto_map" in values else {}
-    with _quiet(), _explained(config.folder):
+    with quiet_transformers(), _explained(config.folder):
         model = transformers.AutoModel.from_pretrained(config.folder, dtype=DTYPES[config.dtype], **trust)
         # Always Pillow: where torchvision is installed the library would use it, and its pixels differ.
         processor = transformers.AutoImageProcessor.from_pretrained(config.folder, backend="pil")
@@ -180,16 +181,3 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(f"{folder} cannot be loaded ({error}): {REMEDY}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's progress bars and hints; its errors are raised as ever."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax import assembly, command_line, train
+from mmjax import assembly, ending, train
 from mmjax.experiment import from_values
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.checkpoint import RECORD, STATE, Checkpoints
@@ -44,7 +44,7 @@ class Runs:
 
     def inside(self, workdir: Path, *overrides: str) -> int:
         """The status of a start in the process of the tests, which is several times as fast."""
-        return command_line.status(train.main, [*self._arguments, f"--workdir={workdir}", *overrides])
+        return ending.status(train.main, [*self._arguments, f"--workdir={workdir}", *overrides])
 
     def start(
         self, workdir: Path, *overrides: str, fault: str = "", folder: Path = ROOT, **environment: str

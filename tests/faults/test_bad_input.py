@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmjax import assembly, command_line, evaluate, train, workdir
+from mmjax import assembly, ending, evaluate, train, workdir
 from mmjax.config_file import load_config
 from mmjax.experiment import Experiment, from_values
 from mmjax.training.jsonl import read_lines
@@ -39,7 +39,7 @@ def error(capfd: pytest.CaptureFixture[str]) -> Lines:
 
     def line_of(main: Any, *arguments: str) -> str:
         capfd.readouterr()
-        assert command_line.status(main, arguments) == 2
+        assert ending.status(main, arguments) == 2
         text = capfd.readouterr().err
         assert text.count("error: ") == 1
         assert "Traceback" not in text
@@ -102,7 +102,7 @@ def break_some(folder: Path, num_images: int) -> None:
 def test_bad_records_among_good_ones_are_listed_and_the_run_goes_on(folder: Path, run: Path) -> None:
     break_some(folder, 2)
     given = arguments(run, f"imagefolder:{folder}", "--config.data.max_bad_share=0.5")
-    assert command_line.status(train.main, given) == 0
+    assert ending.status(train.main, given) == 0
     listed = [json.loads(line) for line in workdir.bad_records(run).read_text().splitlines()]
     assert sorted(record["index"] for record in listed) == [0, 1, 31]
     reasons = {record["index"]: record["reason"] for record in listed}
@@ -116,7 +116,7 @@ def test_where_every_record_is_bad(share: float, status: int, folder: Path, run:
     """The run ends once it has seen enough of them, or, if that is wanted, learns nothing and lists them all."""
     break_some(folder, 32)
     given = arguments(run, f"imagefolder:{folder}", f"--config.data.max_bad_share={share}", "--config.evals.splits=()")
-    assert command_line.status(train.main, given) == status
+    assert ending.status(train.main, given) == status
     lines = list(read_lines(run / "metrics.jsonl"))
     assert len(lines) == 6 if status == 0 else len(lines) < 6
     assert all(line["loss"] == 0 for line in lines)
@@ -132,7 +132,7 @@ def test_too_many_bad_records_stop_the_run_which_goes_on_after_the_repair(
     assert "records seen are bad, more than data.max_bad_share=0.01 (the last one: " in line
     assert "repair the data or raise the limit" in line
     given = arguments(run, f"imagefolder:{folder}", "--config.data.max_bad_share=0.5")
-    assert command_line.status(train.main, given) == 0
+    assert ending.status(train.main, given) == 0
     assert len(list(read_lines(run / "metrics.jsonl"))) == 6
 
 

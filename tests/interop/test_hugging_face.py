@@ -1,6 +1,7 @@
 """Folders of Hugging Face become our parameters and go back, bit for bit; both sides compute the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mmjax.interop.formats import Spec
+from mmjax.interop.huggingface.bert import BERT
 from mmjax.interop.imports import Foreign, opened, parameters
 from mmjax.interop.mapping import to_theirs
 from mmjax.interop.shapes import built
 from mmjax.interop.tensors import Tensors, write_tensors
+from mmjax.models.text import TextConfig
 from mmjax.optim import paths
 from tests.interop import torch_models
 from tests.interop.torch_models import EOS_ID, TEXT_LEN, torch
@@ -140,3 +144,19 @@ def test_every_number_lies_where_a_conversion_by_hand_puts_it(make, by_hand, tmp
     expected = paths.leaves(by_hand(state, num_heads=4))
     assert set(found) == set(expected)
     assert [path for path in found if not np.array_equal(found[path], expected[path])] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expressed"),
+    [
+        ({"pool": "first", "pooler": True}, True),
+        ({"pool": "mean", "pooler": False}, True),
+        # The pooler of the class takes the first token, whatever the config says.
+        ({"pool": "mean", "pooler": True}, False),
+        ({"pool": "last", "pooler": False}, False),
+    ],
+)
+def test_pools_that_the_class_cannot_do_are_seen(changes, expressed):
+    text = replace(BERT.read(BERT.write(Spec(TextConfig(vocab_size=9, num_token_types=2), None))).model, **changes)
+    found = BERT.differences(Spec(text, None))
+    assert found == ({} if expressed else {"pool": (changes["pool"], "first")})

@@ -12,10 +12,14 @@ from flax import nnx
 
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.nn.norm import l2_normalise
+from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim import paths
 from mmjax.optim.optimizer import OptimConfig, make_optimizer
 from mmjax.optim.rules import DEFAULT_RULES, Rule
+from mmjax.training.cost import step_cost
 from mmjax.training.flops import count_flops
+from mmjax.training.program import batch_shapes, build_program
+from mmjax.training.step import TrainConfig
 from mmjax.types import Params
 from tests import tiny
 from tests.tolerances import LAYER
@@ -108,3 +112,22 @@ def test_a_locked_tower_runs_as_in_evaluation(locked):
     trained, evaluated = embeddings(KEY), embeddings(None)
     for tower in ("image", "text"):
         assert np.allclose(trained[tower], evaluated[tower], atol=LAYER) == (tower == locked)
+
+
+def test_a_locked_tower_counts_as_one_forward_pass(mesh):
+    costs = {}
+    for locked in ("none", "image", "text"):
+        config = replace(tiny.SIGLIP, locked=locked)
+        shapes = batch_shapes(8, tiny.IMAGE_SIZE, tiny.CONTEXT_LEN, mesh)
+        program = build_program(
+            lambda key, config=config: DualEncoder(config, key),
+            ContrastiveConfig().build(),
+            OptimConfig(),
+            TrainConfig(),
+            mesh,
+            shapes,
+        )
+        costs[locked] = step_cost(program, 1.0)
+    for locked in ("image", "text"):
+        saved = 2 * costs["none"].batch_size * costs["none"].tower_flops[locked]
+        assert costs[locked].step_flops == costs["none"].step_flops - saved

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmjax import command_line
+from mmjax import ending
 from mmjax.evals.retrieval import Pairs
 from mmjax.report.__main__ import main
 from mmjax.report.gallery import cross_section, load_gallery, make_gallery, save_gallery
@@ -100,10 +100,10 @@ def test_a_run_without_evaluations_and_rates_still_has_a_report(tmp_path: Path) 
 
 
 def test_the_command_reports_a_missing_run_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.status(main, ["--workdir", str(tmp_path)]) == 2
+    assert ending.status(main, ["--workdir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    assert command_line.status(main, ["--workdir", str(tmp_path)]) == 2
+    assert ending.status(main, ["--workdir", str(tmp_path)]) == 2
     assert "holds no step" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from PIL import Image
 
-from mmjax.serving.model import _quiet
+from mmjax.proof.quiet import quiet_transformers
 
 TOKENIZER = Path(__file__).parents[2] / "mmjax" / "data" / "emoji" / "tokenizer"
 TEXT_LEN, IMAGE_SIZE = 12, 32
@@ -44,7 +44,7 @@ def clip_model(seed: int) -> torch.nn.Module:
 
 
 def write_model(folder: Path, kind: str = "siglip", seed: int = 0) -> Path:
-    with _quiet():
+    with quiet_transformers():
         (siglip_model if kind == "siglip" else clip_model)(seed).save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(TOKENIZER, model_max_length=TEXT_LEN).save_pretrained(folder)
     processor = PROCESSOR if kind == "siglip" else CLIP_PROCESSOR

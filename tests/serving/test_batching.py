@@ -20,10 +20,11 @@ class Double:
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
-        self.free = threading.Event()
+        self.started, self.free = threading.Event(), threading.Event()
         self.free.set()
 
     def __call__(self, rows: Rows) -> np.ndarray:
+        self.started.set()
         self.free.wait(30)
         values = rows["x"].numpy()
         self.batches.append(values[:, 0].tolist())
@@ -116,8 +117,7 @@ def test_cancelled_requests_are_not_run(make: Make, model: Double) -> None:
     model.free.clear()
     batcher = make(EAGER)
     first = batcher.submit("a", rows(1.0))
-    while batcher.waiting("a"):
-        time.sleep(0.001)
+    assert model.started.wait(10)
     left, last = batcher.submit("a", rows(2.0)), batcher.submit("a", rows(3.0))
     assert left.cancel()
     model.free.set()

@@ -127,8 +127,9 @@ def test_tokenizer_without_length_is_a_user_error(model_folder: Path, tmp_path: 
         {"device": "tpu"},
     ],
 )
-def test_impossible_settings_are_user_errors(model_folder: Path, options: dict[str, str]) -> None:
-    if torch.cuda.is_available() and options == {"device": "cuda"}:
-        pytest.skip("there is a GPU")
+def test_impossible_settings_are_user_errors(
+    model_folder: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="choose|leave|use"):
         ModelConfig(model_folder, **options)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmjax.serving import ending
+from mmjax import ending
 from mmjax.serving.__main__ import main
 from mmjax.serving.limits import MEBI
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmjax import goodput as command
-from mmjax.command_line import status
+from mmjax.ending import status
 from mmjax.errors import UserError
 from mmjax.parallel.activity import Activity
 from mmjax.training.goodput import FOLDER, Ledger, Start, account, goodput, read_starts

@@ -1,5 +1,8 @@
 """`BertModel`: BERT (Devlin et al., 2019) and the sentence encoders made of it, as a text tower."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmjax.interop.formats import Files, Format, Spec
 from mmjax.interop.huggingface.files import CONFIG, written_files
 from mmjax.interop.huggingface.layers import POSITION_IDS, attention, linear, norm, size_fields, written_size
@@ -44,10 +47,15 @@ def read(files: Files) -> Spec:
         norm="post",
         embedding_norm=True,
         final_norm=False,
-        pool=config.get("pool", "first"),
+        pool=_pool(config),
         pooler=config.get("has_pooler", True),
     )
     return Spec(text, None)
+
+
+def _pool(config: Mapping[str, Any]) -> Any:
+    """The first token, which the pooler of the class always takes; without a pooler the mean may be meant."""
+    return "mean" if config.get("pool") == "mean" and not config.get("has_pooler", True) else "first"
 
 
 def write(spec: Spec) -> Files:

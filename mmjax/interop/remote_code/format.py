@@ -16,7 +16,6 @@ from mmjax.interop.huggingface import images
 from mmjax.interop.huggingface.files import CONFIG, written_files
 from mmjax.interop.layouts import CONVOLUTION, FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, Layout, table
 from mmjax.interop.mapping import LAYER, Row, Table
-from mmjax.interop.remote_code.configuration_mmjax import IMAGE_FIELDS, TEXT_FIELDS
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.resnet import ResNetConfig
@@ -95,6 +94,9 @@ def read(files: Files) -> Spec:
 
 
 def write(spec: Spec) -> Files:
+    # Here, because it imports transformers, which takes seconds and is not asked for by other formats.
+    from mmjax.interop.remote_code.configuration_mmjax import IMAGE_FIELDS, TEXT_FIELDS
+
     model = spec.model
     kind = next(kind for kind, cls in IMAGE_CONFIGS.items() if isinstance(model.image, cls))
     config = {
