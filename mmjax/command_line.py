@@ -1,4 +1,4 @@
-"""How every `python -m mmjax.X` reads its arguments and ends: flags in, one line and a status out."""
+"""How `python -m mmjax.X` reads its flags, and how a process with JAX in it ends."""
 
 import os
 import signal
