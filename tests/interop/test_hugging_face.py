@@ -39,6 +39,7 @@ TOWERS = {
     "resnet-bottleneck": torch_models.resnet,
     "resnet-basic": lambda: torch_models.resnet(layer="basic", early=True),
     "resnet-early": lambda: torch_models.resnet(early=True),
+    "resnet-of-one-width": lambda: torch_models.resnet(layer="basic", early=True, widths=(8, 8)),
 }
 
 

@@ -138,6 +138,13 @@ def test_positions_are_resized_and_texts_cut(folders):
     assert np.array_equal(found["text/positions"], bert["text/positions"][:5])
 
 
+def test_a_backbone_without_class_token_has_the_positions_of_its_patches(folders):
+    image = replace(config_of(folders["vit"]), pool="mean", pooler=False)
+    model = joined(folders, image=image)
+    _, found, _ = started(model, InitConfig(image_source=f"hf:{folders['vit']}", backbone_only=True))
+    assert np.array_equal(found["image/positions"], arrays_of(folders["vit"])["image/positions"][1:])
+
+
 @pytest.mark.parametrize(
     ("init", "changes", "message"),
     [

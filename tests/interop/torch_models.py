@@ -59,10 +59,10 @@ def masked_bert() -> Any:
     return transformers.BertForMaskedLM(bert().config)
 
 
-def resnet(*, layer: str = "bottleneck", early: bool = False) -> Any:
+def resnet(*, layer: str = "bottleneck", early: bool = False, widths: tuple[int, int] = (16, 24)) -> Any:
     config = transformers.ResNetConfig(
         embedding_size=8,
-        hidden_sizes=[16, 24],
+        hidden_sizes=list(widths),
         depths=[1, 2],
         layer_type=layer,
         downsample_in_first_stage=early,

@@ -14,14 +14,17 @@ import pytest
 from jax.sharding import Mesh
 
 from mmjax.errors import UserError
+from mmjax.optim import paths
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.checkpoint import STATE, Checkpoints
+from mmjax.training.checksums import describe
 from mmjax.training.integrity import Damaged
 from mmjax.training.program import Program
 from mmjax.training.retention import CheckpointConfig
 from mmjax.training.state import TrainState
 from mmjax.training.step import TrainConfig
+from mmjax.training.weights import SavedWeights
 from tests.training import toy
 
 RECORD = {"config": {"train": {"seed": 3}}, "fingerprint": {"tokenizer": "a"}}
@@ -57,6 +60,24 @@ def opened(tmp_path: Path) -> Iterator[Checkpoints]:
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=2))
     yield checkpoints
     checkpoints.close()
+
+
+def test_weights_are_read_one_by_one_and_compared_with_their_checksums(opened: Checkpoints, state: TrainState) -> None:
+    opened.save(7, state, RECORD)
+    opened.wait()
+    weights, record = opened.weights()
+    assert weights.is_average
+    assert record["step"] == 7
+    expected = paths.leaves(state.ema)
+    assert weights.shapes == {path: leaf.shape for path, leaf in expected.items()}
+    assert_same({path: weights[path] for path in weights}, expected)
+    plain, _ = opened.weights(ema=False)
+    assert_same(dict(plain), paths.leaves(state.params))
+    path = next(iter(expected))
+    folder = opened.directory / "7" / STATE
+    wrong = {f"ema/{path}": {**describe(state.ema)[path], "checksum": 1}}
+    with pytest.raises(UserError, match=f"the checksum of {path} is wrong.*choose another --step"):
+        SavedWeights(folder, "ema", wrong)[path]
 
 
 def test_what_is_restored_is_what_was_saved(opened: Checkpoints, program: Program, state: TrainState) -> None:
