@@ -12,13 +12,16 @@ import uvicorn
 from mmjax import ending
 from mmjax.errors import UserError
 from mmjax.serving.app import make_app
-from mmjax.serving.batching import BatchConfig
+from mmjax.serving.batching import batch_config
+from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.limits import MEBI, Limits
 from mmjax.serving.model import DTYPES, ModelConfig, load
 from mmjax.serving.quantize import QUANTIZATIONS
 from mmjax.serving.search import SearchIndex
 from mmjax.serving.service import Service
 
+SWITCH_SECS = 0.0005
+"""How long one Python thread may keep the others waiting. Python's 5 ms are longer than an operation of the model."""
 CONNECTIONS = 1024
 KEEP_ALIVE_SECS = 30
 GRACE_SECS = 30
@@ -27,7 +30,7 @@ GRACE_SECS = 30
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    if min(options.max_batch, options.max_body_mib, options.answer_secs) < 1 or options.max_wait_ms < 0:
+    if min(options.max_batch or 1, options.max_body_mib, options.answer_secs) < 1 or options.max_wait_ms < 0:
         raise UserError(
             "--max-batch, --max-body-mib and --answer-secs start at 1, --max-wait-ms at 0: give larger values"
         )
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str]) -> None:
         all_bodies_bytes=8 * options.max_body_mib * MEBI,
         answer_secs=options.answer_secs,
     )
-    service = Service(embedder, index, limits, BatchConfig(options.max_batch, options.max_wait_ms))
+    service = Service(embedder, index, limits, batch_config(options.device, options.max_batch, options.max_wait_ms))
+    sys.setswitchinterval(SWITCH_SECS)
     serve(service, options.host, options.port)
 
 
@@ -51,7 +55,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--quantize", choices=QUANTIZATIONS, help="int8 linear layers, on the CPU")
-    parser.add_argument("--max-batch", type=int, default=BatchConfig.max_batch, help="images or texts of one batch")
+    parser.add_argument("--max-batch", type=int, help="images or texts of one batch (8 on CPUs, else 32)")
     wait_help = "how long an idle model waits for more rows after the first"
     parser.add_argument("--max-wait-ms", type=float, default=BatchConfig.max_wait_ms, help=wait_help)
     parser.add_argument("--max-body-mib", type=int, default=Limits.body_bytes // MEBI, help="largest request")

@@ -1,97 +1,37 @@
-"""Rows of many requests become batches: one thread runs the model, and rows wait for others a bounded time."""
+"""Rows of many requests become batches: a few threads run the model, and rows wait for others a bounded time.
+
+On a CPU, two batches on a core each finish sooner than one after the other on both: nothing waits for the slower half
+of every operation, which matters most while decoding and HTTP want a part of the cores. So batches run side by side
+where there is work for them, and share the cores; a batch that is alone has all of them.
+"""
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from mmjax.serving.lanes import BatchConfig, Encode, Lane, Span, Ticket
 from mmjax.serving.model import Rows
 
-Encode = Callable[[Rows], np.ndarray]
-"""Rows of n examples to an array (n, e)."""
+ACCELERATOR_BATCH = 32
 Observe = Callable[[str, int, float], None]
 """Told lane, rows and seconds of every batch."""
 
 
-@dataclass(frozen=True)
-class BatchConfig:
-    """max_batch: rows of a batch. max_wait_ms: how long an idle model waits for more rows after the first came."""
-
-    max_batch: int = 32
-    max_wait_ms: float = 5.0
-
-
-@dataclass
-class Ticket:
-    """The rows of one request: how many the model has taken, and what came out of them so far."""
-
-    rows: Rows
-    num_rows: int
-    since: float
-    future: "Future[np.ndarray]" = field(default_factory=Future)
-    taken: int = 0
-    parts: list[np.ndarray] = field(default_factory=list)
-
-    def wanted(self) -> bool:
-        """Whether anybody waits for the rest of it; from the first call on it can no longer be cancelled."""
-        if self.taken == 0:
-            return self.future.set_running_or_notify_cancel()
-        return not self.future.done()
-
-    def take(self, room: int) -> tuple[Rows, int]:
-        """The next rows, at most `room` of them, and their number."""
-        start, self.taken = self.taken, min(self.taken + room, self.num_rows)
-        return {name: x[start : self.taken] for name, x in self.rows.items()}, self.taken - start
-
-    def give(self, part: np.ndarray) -> None:
-        """Adds what came out of the rows taken longest ago, and answers when it is the last."""
-        self.parts.append(part)
-        if sum(map(len, self.parts)) == self.num_rows:
-            self.future.set_result(np.concatenate(self.parts))
-
-
-class Lane:
-    """The queue of one tower."""
-
-    def __init__(self, encode: Encode):
-        self.encode = encode
-        self.tickets: deque[Ticket] = deque()
-
-    @property
-    def num_rows(self) -> int:
-        return sum(ticket.num_rows - ticket.taken for ticket in self.tickets)
-
-    def due(self, config: BatchConfig) -> float:
-        """The time at which a batch must start: now where it is full, never where there is nothing."""
-        if not self.tickets:
-            return float("inf")
-        full = self.num_rows >= config.max_batch
-        return self.tickets[0].since + (0.0 if full else config.max_wait_ms / 1000)
-
-    def take(self, max_batch: int) -> list[tuple[Ticket, Rows, int]]:
-        """Rows for one batch, oldest first; requests that are no longer waited for are dropped."""
-        spans: list[tuple[Ticket, Rows, int]] = []
-        room = max_batch
-        while self.tickets and room:
-            ticket = self.tickets[0]
-            if not ticket.wanted():
-                self.tickets.popleft()
-                continue
-            rows, count = ticket.take(room)
-            spans.append((ticket, rows, count))
-            room -= count
-            if ticket.taken == ticket.num_rows:
-                self.tickets.popleft()
-        return spans
+def batch_config(
+    device: str, max_batch: int | None = None, max_wait_ms: float = BatchConfig.max_wait_ms
+) -> BatchConfig:
+    """What suits the device: on CPUs small batches, one a core (`benchmarks/serving.py`), elsewhere large in turn."""
+    if device == "cpu":
+        return BatchConfig(max_batch or BatchConfig.max_batch, max_wait_ms, torch.get_num_threads())
+    return BatchConfig(max_batch or ACCELERATOR_BATCH, max_wait_ms)
 
 
 class Batcher:
-    """Lanes by name, and the one thread that empties them, the longest waiting first.
+    """Lanes by name, and the threads that empty them, the longest waiting first.
 
     It does not bound its queues: those who submit hold a place of a `Gate`.
     """
@@ -100,9 +40,13 @@ class Batcher:
         self._lanes = {name: Lane(encode) for name, encode in encoders.items()}
         self._config, self._observe = config, observe
         self._changed = threading.Condition()
-        self._open = True
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self._open, self._running = True, 0
+        self._cores = torch.get_num_threads()
+        self._threads = [
+            threading.Thread(target=self._run, name="model", daemon=True) for _ in range(config.side_by_side)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, lane: str, rows: Rows) -> "Future[np.ndarray]":
         """The embeddings (n, e) of these rows, in time."""
@@ -111,7 +55,7 @@ class Batcher:
             if not self._open:
                 raise RuntimeError("the batcher is closed")
             self._lanes[lane].tickets.append(ticket)
-            self._changed.notify()
+            self._changed.notify_all()
         return ticket.future
 
     def waiting(self, lane: str) -> int:
@@ -121,25 +65,29 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Answers what is waiting and ends the thread."""
+        """Answers what is waiting and ends the threads."""
         with self._changed:
             self._open = False
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        while (chosen := self._next()) is not None:
-            name, spans = chosen
+        while (batch := self._next()) is not None:
+            name, spans, cores = batch
             if spans:
+                torch.set_num_threads(cores)
                 start = time.monotonic()
                 self._answer(self._lanes[name].encode, spans)
-                self._observe(name, sum(count for _, _, count in spans), time.monotonic() - start)
+                self._observe(name, sum(map(len, spans)), time.monotonic() - start)
+            with self._changed:
+                self._running -= 1
 
-    def _next(self) -> tuple[str, list[tuple[Ticket, Rows, int]]] | None:
-        """The lane that is due first and its rows, once it is due; None at the end."""
+    def _next(self) -> tuple[str, list[Span], int] | None:
+        """The lane that is due first, its rows, and the cores for them, once it is due; None at the end."""
         with self._changed:
             while True:
                 name, due = min(
@@ -147,21 +95,30 @@ class Batcher:
                 )
                 wait = due - time.monotonic()
                 if due < float("inf") and (wait <= 0 or not self._open):
-                    return name, self._lanes[name].take(self._config.max_batch)
+                    spans = self._lanes[name].take(self._config.max_batch)
+                    self._running += 1
+                    return name, spans, self._share()
                 if not self._open:
                     return None
                 self._changed.wait(None if due == float("inf") else wait)
 
-    def _answer(self, encode: Encode, spans: Sequence[tuple[Ticket, Rows, int]]) -> None:
+    def _share(self) -> int:
+        """Cores for a batch that starts: all of them, divided among the batches that run or could."""
+        ready = sum(-(-lane.num_rows // self._config.max_batch) for lane in self._lanes.values())
+        return max(1, self._cores // min(self._running + ready, self._config.side_by_side))
+
+    def _answer(self, encode: Encode, spans: Sequence[Span]) -> None:
         """Runs one batch; what goes wrong in it is the answer to all of its requests, and the thread lives on."""
         try:
-            names = spans[0][1].keys()
-            outputs = encode({name: torch.cat([rows[name] for _, rows, _ in spans]) for name in names})
+            names = spans[0].ticket.rows.keys()
+            outputs = encode({name: torch.cat([span.rows(name) for span in spans]) for name in names})
         except Exception as error:
-            for ticket, _, _ in spans:
-                ticket.future.set_exception(error)
+            with self._changed:
+                for span in spans:
+                    span.ticket.fail(error)
             return
         start = 0
-        for ticket, _, count in spans:
-            ticket.give(outputs[start : start + count])
-            start += count
+        with self._changed:
+            for span in spans:
+                span.ticket.give(span.start, outputs[start : start + len(span)])
+                start += len(span)

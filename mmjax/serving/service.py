@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mmjax.serving.batching import BatchConfig, Batcher
+from mmjax.serving.batching import Batcher
 from mmjax.serving.images import open_image
+from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.limits import Gate, Limits, Refused, overloaded
 from mmjax.serving.metrics import Metrics
 from mmjax.serving.model import Embedder, Rows
@@ -48,7 +49,11 @@ class Service:
         self._gates = {IMAGE: Gate("images", limits.queued_images), TEXT: Gate("texts", limits.queued_texts)}
         self.bodies = Gate("bytes", limits.all_bodies_bytes)
         # Decoding and the model take turns on the same cores: half of them keep the model busy.
-        self._pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="prepare")
+        self._pool = ThreadPoolExecutor(
+            max(1, (os.cpu_count() or 2) // 2),
+            thread_name_prefix="prepare",
+            initializer=partial(torch.set_num_threads, 1),
+        )
         for gate in (*self._gates.values(), self.bodies):
             self.metrics.watch(gate.name, partial(getattr, gate, "inside"))
 

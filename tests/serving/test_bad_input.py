@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from mmjax.serving.app import make_app
-from mmjax.serving.batching import BatchConfig
+from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.limits import MEBI, Limits
 from mmjax.serving.model import Embedder
 from mmjax.serving.service import Service

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmjax.serving.batching import BatchConfig, Batcher
+from mmjax.serving.batching import Batcher, batch_config
+from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.model import Rows
 
 PATIENT = BatchConfig(max_batch=4, max_wait_ms=60_000)
@@ -132,3 +133,63 @@ def test_closing_answers_what_waits(make: Make) -> None:
     assert result(future) == [2.0]
     with pytest.raises(RuntimeError, match="closed"):
         batcher.submit("a", rows(1.0))
+
+
+def test_batches_run_side_by_side_and_share_the_cores() -> None:
+    both, cores = threading.Barrier(2), []
+
+    def encode(rows: Rows) -> np.ndarray:
+        cores.append(torch.get_num_threads())
+        both.wait(30)
+        return rows["x"].numpy()
+
+    batcher = Batcher({"a": encode}, BatchConfig(4, 60_000, side_by_side=2))
+    assert result(batcher.submit("a", rows(*map(float, range(8))))) == list(range(8))
+    batcher.close()
+    assert max(cores) <= max(1, torch.get_num_threads() // 2)
+
+
+def test_a_batch_that_is_alone_has_all_cores() -> None:
+    cores = []
+
+    def encode(rows: Rows) -> np.ndarray:
+        cores.append(torch.get_num_threads())
+        return rows["x"].numpy()
+
+    batcher = Batcher({"a": encode}, BatchConfig(4, 0, side_by_side=2))
+    for value in (1.0, 2.0, 3.0):
+        assert result(batcher.submit("a", rows(value))) == [value]
+    batcher.close()
+    assert cores == 3 * [torch.get_num_threads()]
+
+
+def test_parts_of_a_request_that_end_out_of_order_are_joined_in_order() -> None:
+    second = threading.Event()
+
+    def encode(rows: Rows) -> np.ndarray:
+        if rows["x"][0] == 0:
+            second.wait(30)
+        else:
+            second.set()
+        return rows["x"].numpy()
+
+    batcher = Batcher({"a": encode}, BatchConfig(2, 0, side_by_side=2))
+    assert result(batcher.submit("a", rows(0.0, 1.0, 2.0, 3.0))) == [0.0, 1.0, 2.0, 3.0]
+    batcher.close()
+
+
+def test_errors_in_two_parts_of_a_request_answer_it_once() -> None:
+    def encode(rows: Rows) -> np.ndarray:
+        raise ArithmeticError("broken")
+
+    batcher = Batcher({"a": encode}, BatchConfig(1, 0, side_by_side=2))
+    with pytest.raises(ArithmeticError):
+        batcher.submit("a", rows(1.0, 2.0, 3.0)).result(30)
+    batcher.close()
+    assert batcher.waiting("a") == 0
+
+
+def test_small_batches_side_by_side_on_a_cpu_large_ones_in_turn_elsewhere() -> None:
+    assert batch_config("cpu") == BatchConfig(8, 5.0, torch.get_num_threads())
+    assert batch_config("cuda") == BatchConfig(32, 5.0, 1)
+    assert batch_config("cuda", 64, 1.0) == BatchConfig(64, 1.0, 1)

@@ -8,8 +8,8 @@ import torch
 from fastapi.testclient import TestClient
 
 from mmjax.serving.app import make_app
-from mmjax.serving.batching import BatchConfig
 from mmjax.serving.images import open_image
+from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.limits import Limits
 from mmjax.serving.model import Embedder
 from mmjax.serving.service import Service
