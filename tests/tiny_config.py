@@ -13,6 +13,7 @@ from mmjax.models.vit import ViTConfig
 from mmjax.optim.optimizer import OptimConfig
 from mmjax.optim.schedules import ScheduleConfig
 from mmjax.parallel.mesh import MeshConfig
+from mmjax.training.logs import LogsConfig
 from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
@@ -38,5 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         train=TrainConfig(num_steps=6, ema_decay=0.9),
         mesh=MeshConfig(data=1),
         checkpoint=CheckpointConfig(every_steps=2),
+        # Each run would measure what a machine of tests can do, which takes seconds.
+        logs=LogsConfig(peak_flops_per_sec=1e11),
         evals=EvalsConfig(splits=("test",), every_steps=4, batch_size=8, zero_shot=ZeroShotConfig()),
     ).to_config_dict()

@@ -69,19 +69,19 @@ def serve(service: Service, host: str, port: int) -> None:
     Raises:
         UserError: it may not listen there.
     """
-    # h11 bounds the headers of a request; uvicorn's faster parser does not.
-    config = uvicorn.Config(
-        make_app(service),
-        http="h11",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_SECS,
-        timeout_graceful_shutdown=GRACE_SECS,
-    )
     with _listening(host, port) as listener:
+        # h11 bounds the headers of a request; uvicorn's faster parser does not.
+        config = uvicorn.Config(
+            make_app(service),
+            http="h11",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECS,
+            timeout_graceful_shutdown=GRACE_SECS,
+        )
         print(f"serving on http://{host}:{listener.getsockname()[1]}", flush=True)
         # Uvicorn sends itself the signal again once it has ended.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -143,6 +143,19 @@ def test_onnx_files_equal_the_module(folder, tmp_path, capfd):
     assert_equal_to_the_module(folder, {name: programs.runner(session) for name, session in sessions.items()}, MODEL)
 
 
+def test_weights_that_one_file_cannot_hold_stand_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "ONE_FILE_BYTES", 0)
+    folder = saved(clip(), tmp_path / "clip")
+    programs.write_onnx_file(programs.load(folder), "image", tmp_path / "image.onnx")
+    weights = programs.load(folder).programs()["image"].state_dict().values()
+    assert (tmp_path / "image.onnx.data").stat().st_size > 0.9 * sum(weight.nbytes for weight in weights)
+    moved = (tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere"
+    for name in ("image.onnx", "image.onnx.data"):
+        (tmp_path / name).rename(moved / name)
+    session = onnxruntime.InferenceSession(moved / "image.onnx")
+    assert_equal_to_the_module(folder, {"image": programs.runner(session)}, MODEL)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_program_has_the_weights_of_its_tower_alone(name, tmp_path):
     source = programs.load(saved(MODELS[name](), tmp_path))

@@ -9,7 +9,11 @@ import torch
 import transformers
 from PIL import Image
 
+from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.text import TextConfig
+from mmjax.models.vit import ViTConfig
 from mmjax.proof.quiet import quiet_transformers
+from tests.interop.torch_state import random_params, save_plain_form
 
 TOKENIZER = Path(__file__).parents[2] / "mmjax" / "data" / "emoji" / "tokenizer"
 TEXT_LEN, IMAGE_SIZE = 12, 32
@@ -49,6 +53,20 @@ def write_model(folder: Path, kind: str = "siglip", seed: int = 0) -> Path:
         transformers.AutoTokenizer.from_pretrained(TOKENIZER, model_max_length=TEXT_LEN).save_pretrained(folder)
     processor = PROCESSOR if kind == "siglip" else CLIP_PROCESSOR
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def write_remote_model(folder: Path) -> Path:
+    """A model with a convolutional stem, which no class of the library has: the folder brings its code along."""
+    tower = {"width": 32, "depth": 1, "mlp_dim": 64, "num_heads": 4}
+    image = ViTConfig(image_size=IMAGE_SIZE, patch_size=8, stem="conv", position="sincos2d", pool="mean", **tower)
+    text = TextConfig(vocab_size=8192, context_len=TEXT_LEN, use_mask=True, pool="mean", **tower)
+    config = DualEncoderConfig(image, text, 24, "linear", "linear")
+    save_plain_form(config, random_params(config), folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TOKENIZER, model_max_length=TEXT_LEN)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     return folder
 
 

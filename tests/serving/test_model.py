@@ -17,13 +17,13 @@ TEXTS = ["a red apple", "two cats, asleep", "a text that is longer than the twel
 SIZES = [(40, 30), (30, 40), (7, 200)]
 
 
-@pytest.fixture(params=["embedder", "clip_embedder"])
+@pytest.fixture(params=["embedder", "clip_embedder", "remote_embedder"])
 def each(request: pytest.FixtureRequest) -> Embedder:
     return request.getfixturevalue(request.param)
 
 
 def plain_images(folder: Path, images: list[Image.Image]) -> torch.Tensor:
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     with torch.inference_mode():
         pixels = processor(images=images, return_tensors="pt")["pixel_values"]
@@ -31,7 +31,7 @@ def plain_images(folder: Path, images: list[Image.Image]) -> torch.Tensor:
 
 
 def plain_texts(folder: Path, texts: list[str]) -> torch.Tensor:
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LEN, return_tensors="pt")
     with torch.inference_mode():

@@ -121,14 +121,11 @@ def test_a_user_error_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} has no config.json: give --model")
 
 
-def test_a_port_in_use_is_a_user_error(model_folder: Path, environment: dict[str, str]) -> None:
-    """In a process of its own: uvicorn sets up the logging of the whole process, and closes streams of ours."""
+def test_a_port_in_use_is_a_user_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "mmjax.serving", "--model", str(model_folder), "--port", port]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert run.returncode == 2
-    assert "choose another --host or --port" in run.stderr
+        assert ending.status(main, ["--model", str(model_folder), "--port", port]) == 2
+    assert "choose another --host or --port" in capsys.readouterr().err
 
 
 def test_the_index_program_needs_no_jax(environment: dict[str, str]) -> None:
