@@ -111,6 +111,8 @@ def write_tensors(
             written.append(_flush(folder, held, len(written)))
         held[name] = ready.reshape(tensor.shape)
         total_bytes += ready.nbytes
+        # The next one is read before these names are given away, and a layer would keep its whole stack.
+        del tensor, ready
     written.append(_flush(folder, held, len(written)))
     _name_files(folder, written, total_bytes)
 
