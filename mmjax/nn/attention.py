@@ -20,6 +20,8 @@ class Attention(nnx.Module):
     """softmax(q k^T / sqrt(h)) v for each head, then a projection back to the width (Vaswani et al., 2017, eq. 1).
 
     With `qk_norm`, queries and keys pass a layer norm over the head dimension first (Dehghani et al., 2023, sec. 2).
+    Where keys and values come from another stream, that one is `source_width` wide; the heads together are
+    `inner_width` wide. Both are `width` by default.
     """
 
     def __init__(
@@ -28,17 +30,20 @@ class Attention(nnx.Module):
         width: int,
         num_heads: int,
         *,
+        source_width: int | None = None,
+        inner_width: int | None = None,
         qk_norm: bool = False,
         norm_eps: float = 1e-6,
         dropout_rate: float = 0.0,
     ):
         keys = jax.random.split(key, 6)
-        head_dim = width // num_heads
+        head_dim = (inner_width or width) // num_heads
         inward, outward = (width, num_heads, head_dim), (num_heads, head_dim, width)
+        from_source = (source_width or width, num_heads, head_dim)
         self.dropout_rate = dropout_rate
         self.query = Linear(keys[0], "dnh", inward)
-        self.key = Linear(keys[1], "dnh", inward)
-        self.value = Linear(keys[2], "dnh", inward)
+        self.key = Linear(keys[1], "dnh", from_source)
+        self.value = Linear(keys[2], "dnh", from_source)
         self.out = Linear(keys[3], "nhd", outward, num_inputs=2)
         self.query_norm = LayerNorm(keys[4], head_dim, dims="h", eps=norm_eps) if qk_norm else None
         self.key_norm = LayerNorm(keys[5], head_dim, dims="h", eps=norm_eps) if qk_norm else None

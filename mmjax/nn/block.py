@@ -1,4 +1,4 @@
-"""One Transformer layer: attention and feed-forward, each on a residual branch."""
+"""One Transformer layer: attention and feed-forward, each on a residual branch, or one of them."""
 
 import functools
 from collections.abc import Callable
@@ -20,6 +20,8 @@ class BlockConfig:
     """Sizes and choices of one layer.
 
     norm: "pre" normalises the input of each branch, as ViT, CLIP and SigLIP do; "post" the sum after it, as BERT does.
+    source_width, inner_width: of the attention, see `Attention`; `width` by default.
+    attention, mlp: whether it has that branch.
     """
 
     width: int
@@ -31,6 +33,10 @@ class BlockConfig:
     qk_norm: bool = False
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    source_width: int | None = None
+    inner_width: int | None = None
+    attention: bool = True
+    mlp: bool = True
 
 
 class Block(nnx.Module):
@@ -39,26 +45,38 @@ class Block(nnx.Module):
     def __init__(self, config: BlockConfig, key: Key):
         keys = jax.random.split(key, 4)
         self.config = config
-        self.attention_norm = LayerNorm(keys[0], config.width, eps=config.norm_eps)
-        self.attention = Attention(
-            keys[1],
-            config.width,
-            config.num_heads,
-            qk_norm=config.qk_norm,
-            norm_eps=config.norm_eps,
-            dropout_rate=config.attention_dropout_rate,
-        )
-        self.mlp_norm = LayerNorm(keys[2], config.width, eps=config.norm_eps)
-        self.mlp = MLP(keys[3], config.width, config.mlp_dim, config.activation)
+        if config.attention:
+            self.attention_norm = LayerNorm(keys[0], config.width, eps=config.norm_eps)
+            self.attention = Attention(
+                keys[1],
+                config.width,
+                config.num_heads,
+                source_width=config.source_width,
+                inner_width=config.inner_width,
+                qk_norm=config.qk_norm,
+                norm_eps=config.norm_eps,
+                dropout_rate=config.attention_dropout_rate,
+            )
+        if config.mlp:
+            self.mlp_norm = LayerNorm(keys[2], config.width, eps=config.norm_eps)
+            self.mlp = MLP(keys[3], config.width, config.mlp_dim, config.activation)
 
     def __call__(
-        self, x: Array, mask: Array | None = None, drop_path_rate: Array | None = None, key: Key | None = None
+        self,
+        x: Array,
+        mask: Array | None = None,
+        drop_path_rate: Array | None = None,
+        key: Key | None = None,
+        source: Array | None = None,
     ) -> Array:
-        """x (b, t, d) -> (b, t, d); `mask` as in `Attention`."""
+        """x (b, t, d) -> (b, t, d); `mask` and `source` as in `Attention`, the source as it is, not normalised."""
         shares_key, attention_key, mlp_key = split(key, 3)
-        attend = functools.partial(self.attention, mask=mask, key=shares_key)
-        x = self._residual(x, attend, self.attention_norm, drop_path_rate, attention_key)
-        return self._residual(x, self.mlp, self.mlp_norm, drop_path_rate, mlp_key)
+        if self.config.attention:
+            attend = functools.partial(self.attention, source=source, mask=mask, key=shares_key)
+            x = self._residual(x, attend, self.attention_norm, drop_path_rate, attention_key)
+        if self.config.mlp:
+            x = self._residual(x, self.mlp, self.mlp_norm, drop_path_rate, mlp_key)
+        return x
 
     def _residual(
         self,

@@ -5,7 +5,7 @@ Compile time then does not grow with depth. The parameters of layer 3 are row 3 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from mmjax.nn.block import Block, BlockConfig
 from mmjax.types import Array, Key
 
+Module = TypeVar("Module", bound=nnx.Module)
 Remat = Literal["none", "full", "dots"]
 ALL = -1
 """The `unroll` that makes straight-line code of the whole stack."""
@@ -38,9 +39,15 @@ class StackConfig:
 
 def stacked(block: BlockConfig, depth: int, key: Key) -> Block:
     """`depth` blocks, each with its own initial values, as one whose parameters all have a leading `l` axis."""
+    return repeated(lambda key: Block(block, key), depth, key)
+
+
+def repeated(build: Callable[[Key], Module], depth: int, key: Key) -> Module:
+    """What `build` makes of `depth` keys, as one module whose parameters all have a leading `l` axis."""
     keys = jax.random.split(key, depth)
-    states = jax.vmap(lambda key: nnx.state(Block(block, key)))(keys)
-    return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: Block(block, keys[0]))), states)
+    states = jax.vmap(lambda key: nnx.state(build(key)))(keys)
+    module: Module = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: build(keys[0]))), states)
+    return module
 
 
 def run(blocks: Block, config: StackConfig, x: Array, mask: Array | None = None, key: Key | None = None) -> Array:

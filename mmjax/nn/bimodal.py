@@ -1,0 +1,243 @@
+"""Two streams, text and image, through layers that say who attends to whom: data, not code.
+
+The layers of ViLBERT, LXMERT, UNITER, VisualBERT, ViLT and ALBEF are special cases, as Bugliarello et al. (2021,
+"Multimodal Pretraining Unmasked", section 3) showed with gates on the four attentions text-to-text, text-to-image,
+image-to-text and image-to-image, and on the feed-forward parts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mmjax.errors import UserError
+from mmjax.nn.attention import source_mask
+from mmjax.nn.block import Block, BlockConfig
+from mmjax.nn.dropout import split
+from mmjax.nn.stack import ALL, Remat, rematerialised, repeated
+from mmjax.types import Array, Key
+
+Sees = Literal["nothing", "text", "image", "both"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of both streams. Each attends first, both from what came in, and then has its feed-forward part.
+
+    text, image: what the queries of that stream attend to, by one softmax; "nothing" leaves the attention out.
+    text_mlp, image_mlp: whether the stream has a feed-forward part.
+    shared: both streams use the same parameters, also those of the norms.
+    inner_width, num_heads: of attention to the other stream; 0 is what the querying stream has.
+    """
+
+    text: Sees = "nothing"
+    image: Sees = "nothing"
+    text_mlp: bool = True
+    image_mlp: bool = True
+    shared: bool = False
+    inner_width: int = 0
+    num_heads: int = 0
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is a plain layer over the tokens of both streams together."""
+        return self.shared and (self.text, self.image) == ("both", "both") and self.text_mlp and self.image_mlp
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers one after the other, and that as often as `repeat` says; the repeats are held stacked and scanned over."""
+
+    layers: tuple[Layer, ...]
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """Blocks of either stream, of which layers take what they need, and the groups of layers.
+
+    remat, unroll: of each group, see `StackConfig`.
+
+    Raises:
+        UserError: streams of two widths share parameters or are attended to together.
+    """
+
+    text: BlockConfig
+    image: BlockConfig
+    groups: tuple[Group, ...]
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        layers = [layer for group in self.groups for layer in group.layers]
+        if self.text.width == self.image.width:
+            return
+        if any(layer.shared for layer in layers):
+            raise UserError(self._unequal("share parameters"))
+        if any("both" in (layer.text, layer.image) for layer in layers):
+            raise UserError(self._unequal("are attended to together"))
+
+    def _unequal(self, what: str) -> str:
+        widths = f"{self.text.width} (text) and {self.image.width} (image)"
+        return f"streams of widths {widths} {what}: make the widths equal, or the layers of each stream its own"
+
+
+class Streams(NamedTuple):
+    """text (b, t, d) and image (b, p, d), each of its own width."""
+
+    text: Array
+    image: Array
+
+
+class Masks(NamedTuple):
+    """Bool (b, t) and (b, p): True for the tokens that may be seen. None hides nothing."""
+
+    text: Array | None = None
+    image: Array | None = None
+
+
+def grouped(layers: Sequence[Layer], max_period: int = 2) -> tuple[Group, ...]:
+    """The same layers with what repeats gathered, first come first, in periods of at most `max_period` layers."""
+    groups: list[Group] = []
+    rest = tuple(layers)
+    while rest:
+        period, repeat = max(
+            ((period, _repeats(rest, period)) for period in range(1, max_period + 1)),
+            key=lambda found: (found[0] * found[1] if found[1] > 1 else 1, -found[0]),
+        )
+        groups.append(Group(rest[:period], repeat))
+        rest = rest[period * repeat :]
+    return tuple(groups)
+
+
+def _repeats(layers: tuple[Layer, ...], period: int) -> int:
+    count = 1
+    while layers[count * period : (count + 1) * period] == layers[:period]:
+        count += 1
+    return count
+
+
+class BimodalLayer(nnx.Module):
+    """See `Layer`."""
+
+    def __init__(self, layer: Layer, config: TrunkConfig, key: Key):
+        self.layer = layer
+        text_key, image_key = jax.random.split(key)
+        if layer.shared:
+            self.shared = Block(_block(layer, "text", config), text_key)
+            return
+        if layer.text != "nothing" or layer.text_mlp:
+            self.text = Block(_block(layer, "text", config), text_key)
+        if layer.image != "nothing" or layer.image_mlp:
+            self.image = Block(_block(layer, "image", config), image_key)
+
+    def __call__(self, streams: Streams, masks: Masks, key: Key | None = None) -> Streams:
+        text_key, image_key = split(key, 2)
+        if self.layer.is_joint:
+            return self._joint(streams, masks, text_key)
+        return Streams(
+            self._stream("text", streams, masks, text_key),
+            self._stream("image", streams, masks, image_key),
+        )
+
+    def _joint(self, streams: Streams, masks: Masks, key: Key | None) -> Streams:
+        """As below, with fewer and larger products."""
+        source, mask = _source("both", streams, masks)
+        return _parted(self.shared(source, mask, None, key), streams)
+
+    def _stream(self, name: Literal["text", "image"], streams: Streams, masks: Masks, key: Key | None) -> Array:
+        x: Array = getattr(streams, name)
+        block: Block | None = getattr(self, "shared" if self.layer.shared else name, None)
+        if block is None:
+            return x
+        sees: Sees = getattr(self.layer, name)
+        if sees == "nothing":
+            return block(x, None, None, key)
+        source, mask = _source(sees, streams, masks)
+        return block(x, mask, None, key, None if sees == name else source)
+
+
+def _block(layer: Layer, name: Literal["text", "image"], config: TrunkConfig) -> BlockConfig:
+    own: BlockConfig = getattr(config, name)
+    sees: Sees = getattr(layer, name)
+    has = {"attention": sees != "nothing", "mlp": getattr(layer, f"{name}_mlp")}
+    if sees in ("nothing", name):
+        return replace(own, **has)
+    other = config.image if sees == "image" else config.text
+    return replace(
+        own,
+        **has,
+        source_width=other.width,
+        inner_width=layer.inner_width or own.width,
+        num_heads=layer.num_heads or own.num_heads,
+    )
+
+
+def _source(sees: Sees, streams: Streams, masks: Masks) -> tuple[Array, Array | None]:
+    """What is attended to, and its mask (b, 1, 1, s)."""
+    if sees != "both":
+        mask: Array | None = getattr(masks, sees)
+        return getattr(streams, sees), None if mask is None else source_mask(mask)
+    if masks.text is None and masks.image is None:
+        return jnp.concatenate(streams, axis=1), None
+    each = (_mask(masks.text, streams.text), _mask(masks.image, streams.image))
+    return jnp.concatenate(streams, axis=1), source_mask(jnp.concatenate(each, axis=1))
+
+
+def _mask(mask: Array | None, x: Array) -> Array:
+    return jnp.ones_like(x[..., 0], bool) if mask is None else mask
+
+
+def _parted(joint: Array, streams: Streams) -> Streams:
+    text_len = streams.text.shape[1]
+    return Streams(joint[:, :text_len], joint[:, text_len:])
+
+
+class Layers(nnx.Module):
+    """The layers of a group, once."""
+
+    def __init__(self, group: Group, config: TrunkConfig, key: Key):
+        keys = jax.random.split(key, len(group.layers))
+        self.layers = nnx.List(
+            [BimodalLayer(layer, config, key) for layer, key in zip(group.layers, keys, strict=True)]
+        )
+
+    def __call__(self, streams: Streams, masks: Masks, key: Key | None = None) -> Streams:
+        for layer, layer_key in zip(self.layers, split(key, len(self.layers)), strict=True):
+            streams = layer(streams, masks, layer_key)
+        return streams
+
+
+def _repeated(group: Group, key: Key, config: TrunkConfig) -> Layers:
+    return repeated(lambda key: Layers(group, config, key), group.repeat, key)
+
+
+class Trunk(nnx.Module):
+    """All groups, one after the other."""
+
+    def __init__(self, config: TrunkConfig, key: Key):
+        self.config = config
+        keys = jax.random.split(key, len(config.groups))
+        self.groups = nnx.List([_repeated(*pair, config) for pair in zip(config.groups, keys, strict=True)])
+
+    def __call__(self, streams: Streams, masks: Masks = Masks(), key: Key | None = None) -> Streams:
+        """The streams after the last layer; `key` switches dropout on, and gives each layer its own."""
+        for group, layers, group_key in zip(self.config.groups, self.groups, split(key, len(self.groups)), strict=True):
+            streams = self._run(group, layers, streams, masks, group_key)
+        return streams
+
+    def _run(self, group: Group, layers: Layers, streams: Streams, masks: Masks, key: Key | None) -> Streams:
+        graph, states = nnx.split(layers)
+
+        def once(streams: Streams, inputs: tuple[nnx.State, Key | None]) -> tuple[Streams, None]:
+            state, layer_key = inputs
+            return nnx.merge(graph, state)(streams, masks, layer_key), None
+
+        keys = None if key is None else jax.random.split(key, group.repeat)
+        unroll = group.repeat if self.config.unroll == ALL else min(self.config.unroll, group.repeat)
+        once = rematerialised(once, self.config.remat, straight_line=unroll == group.repeat)
+        found: Streams = jax.lax.scan(once, streams, (states, keys), unroll=unroll)[0]
+        return found
