@@ -11,8 +11,7 @@ from mmjax.serving.app import make_app
 from mmjax.serving.model import Embedder, ModelConfig, load
 from mmjax.serving.search import SearchIndex
 from mmjax.serving.service import Service
-from tests.interop.torch_state import module_cache
-from tests.serving.folders import write_image_folder, write_model, write_remote_model
+from tests.serving.folders import write_image_folder, write_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,12 +64,6 @@ def embedder(model_folder: Path) -> Embedder:
 @pytest.fixture(scope="session")
 def clip_embedder(clip_folder: Path) -> Embedder:
     return load(ModelConfig(clip_folder))
-
-
-@pytest.fixture(scope="session")
-def remote_embedder(place: Path) -> Iterator[Embedder]:
-    with module_cache(place / "modules"):
-        yield load(ModelConfig(write_remote_model(place / "remote")))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,18 @@ from torch.nn import functional
 
 from mmjax.errors import UserError
 from mmjax.serving.model import Embedder, ModelConfig, fingerprint, load
-from tests.serving.folders import IMAGE_SIZE, TEXT_LEN, picture, write_model
+from tests.interop.torch_state import module_cache
+from tests.serving.folders import IMAGE_SIZE, TEXT_LEN, picture, write_model, write_remote_model
 
 TEXTS = ["a red apple", "two cats, asleep", "a text that is longer than the twelve tokens which this model reads of it"]
 SIZES = [(40, 30), (30, 40), (7, 200)]
+
+
+@pytest.fixture(scope="module")
+def remote_embedder(place: Path) -> Iterator[Embedder]:
+    """For as long as the tests of this file run: the place of foreign code is one for the whole process."""
+    with module_cache(place / "modules"):
+        yield load(ModelConfig(write_remote_model(place / "remote")))
 
 
 @pytest.fixture(params=["embedder", "clip_embedder", "remote_embedder"])
