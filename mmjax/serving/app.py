@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -39,6 +40,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"description": "Not as described: fields, types, lengths, numbers of items, damaged images."},
     503: {"description": "Too busy; Retry-After says when to come back."},
 }
+EMBEDDINGS: dict[int | str, dict[str, Any]] = {200: {"model": schemas.Embeddings}}
 MULTIPART = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": {"format": "binary"}}}}}
 
 
@@ -126,21 +128,29 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
     images_body = {"application/json": {"schema": bodies.images.model_json_schema()}, "multipart/form-data": MULTIPART}
     extra = {"requestBody": {"required": True, "content": images_body}}
 
-    @app.post("/v1/embed/images", tags=["embed"], responses=REFUSALS, openapi_extra=extra, summary="Embed images")
-    async def embed_images(request: Request) -> schemas.Embeddings:
+    @app.post(
+        "/v1/embed/images", tags=["embed"], responses=REFUSALS | EMBEDDINGS, openapi_extra=extra, summary="Embed images"
+    )
+    async def embed_images(request: Request) -> Response:
         """Files as `multipart/form-data`, each a field `images`, or base64 strings in JSON."""
         images = await _images_of(request, bodies, service.limits.images)
-        return schemas.Embeddings(embeddings=(await service.embed_images(images)).tolist())
+        return _embeddings(await service.embed_images(images))
 
-    @app.post("/v1/embed/texts", tags=["embed"], responses=REFUSALS, summary="Embed texts")
-    async def embed_texts(body: bodies.texts) -> schemas.Embeddings:  # type: ignore[name-defined]
-        return schemas.Embeddings(embeddings=(await service.embed_texts(body.texts)).tolist())
+    @app.post("/v1/embed/texts", tags=["embed"], responses=REFUSALS | EMBEDDINGS, summary="Embed texts")
+    async def embed_texts(body: bodies.texts) -> Response:  # type: ignore[name-defined]
+        return _embeddings(await service.embed_texts(body.texts))
 
     @app.post("/v1/classify", tags=["classify"], responses=REFUSALS, summary="Which label fits an image")
     async def classify(body: bodies.classify) -> schemas.Classification:  # type: ignore[name-defined]
         """Zero-shot: the embeddings of `templates` filled with each of `labels` are the classifier."""
         scores = await service.classify(partial(from_base64, body.image), body.labels, body.templates)
         return schemas.Classification(labels=[schemas.Label(**vars(score)) for score in scores])
+
+
+def _embeddings(embeds: np.ndarray) -> Response:
+    """A response and not its model: FastAPI would look at every number again."""
+    body = schemas.Embeddings.model_construct(embeddings=embeds.tolist()).model_dump_json()
+    return Response(body, media_type="application/json")
 
 
 async def _images_of(request: Request, bodies: Requests, limit: int) -> list[Callable[[], bytes]]:
