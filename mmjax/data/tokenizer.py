@@ -93,7 +93,8 @@ def _load_transformers(spec: str) -> Tokenizer:
     from transformers import AutoTokenizer  # Here, because it takes seconds to import.
 
     try:
-        loaded = AutoTokenizer.from_pretrained(spec)
+        # Without an answer it would ask on the terminal whether the code of a folder may run.
+        loaded = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(

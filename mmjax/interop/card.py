@@ -70,7 +70,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 model = AutoModel.from_pretrained("DIR"{trust})
 pixels = AutoImageProcessor.from_pretrained("DIR")(Image.open("photo.jpg"), return_tensors="pt")
-texts = AutoTokenizer.from_pretrained("DIR")(["a photo"], padding="max_length", truncation=True, return_tensors="pt")
+tokenizer = AutoTokenizer.from_pretrained("DIR"{trust})
+texts = tokenizer(["a photo"], padding="max_length", truncation=True, return_tensors="pt")
 print(model(**pixels, **texts).logits_per_image)""",
     "open_clip": """\
 import open_clip

@@ -17,10 +17,12 @@ from mmjax.errors import UserError
 from mmjax.nn.attention import source_mask
 from mmjax.nn.block import Block, BlockConfig
 from mmjax.nn.dropout import split
-from mmjax.nn.stack import ALL, Remat, rematerialised, repeated
+from mmjax.nn.stack import Remat, StackConfig, repeated, scan
 from mmjax.types import Array, Key
 
 Sees = Literal["nothing", "text", "image", "both"]
+Name = Literal["text", "image"]
+STREAMS: tuple[Name, ...] = ("text", "image")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Layer:
     text, image: what the queries of that stream attend to, by one softmax; "nothing" leaves the attention out.
     text_mlp, image_mlp: whether the stream has a feed-forward part.
     shared: both streams use the same parameters, also those of the norms.
-    inner_width, num_heads: of attention to the other stream; 0 is what the querying stream has.
+    inner_width, num_heads: of the attention; 0 is what the querying stream has.
+
+    Raises:
+        UserError: the streams share parameters that one of them has no use for.
     """
 
     text: Sees = "nothing"
@@ -40,6 +45,11 @@ class Layer:
     shared: bool = False
     inner_width: int = 0
     num_heads: int = 0
+
+    def __post_init__(self) -> None:
+        attends = (self.text != "nothing", self.image != "nothing")
+        if self.shared and (len(set(attends)) > 1 or self.text_mlp != self.image_mlp):
+            raise UserError(f"{self} shares what only one stream has: give both an attention, an MLP, or neither")
 
     @property
     def is_joint(self) -> bool:
@@ -62,7 +72,8 @@ class TrunkConfig:
     remat, unroll: of each group, see `StackConfig`.
 
     Raises:
-        UserError: streams of two widths share parameters or are attended to together.
+        UserError: streams that differ share parameters, streams of two widths are attended to together, or the heads of
+            an attention do not divide its width.
     """
 
     text: BlockConfig
@@ -72,17 +83,14 @@ class TrunkConfig:
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        layers = [layer for group in self.groups for layer in group.layers]
-        if self.text.width == self.image.width:
-            return
-        if any(layer.shared for layer in layers):
-            raise UserError(self._unequal("share parameters"))
-        if any("both" in (layer.text, layer.image) for layer in layers):
-            raise UserError(self._unequal("are attended to together"))
-
-    def _unequal(self, what: str) -> str:
-        widths = f"{self.text.width} (text) and {self.image.width} (image)"
-        return f"streams of widths {widths} {what}: make the widths equal, or the layers of each stream its own"
+        for layer in (layer for group in self.groups for layer in group.layers):
+            if layer.shared and self.text != self.image:
+                raise UserError(f"{layer} shares parameters, but the blocks of text and image differ: make them equal")
+            if "both" in (layer.text, layer.image) and self.text.width != self.image.width:
+                widths = f"{self.text.width} (text) and {self.image.width} (image)"
+                raise UserError(f"{layer} attends to streams of widths {widths} together: make them equal")
+            for name in STREAMS:
+                _check_heads(_block(layer, name, self))
 
 
 class Streams(NamedTuple):
@@ -148,7 +156,7 @@ class BimodalLayer(nnx.Module):
         source, mask = _source("both", streams, masks)
         return _parted(self.shared(source, mask, None, key), streams)
 
-    def _stream(self, name: Literal["text", "image"], streams: Streams, masks: Masks, key: Key | None) -> Array:
+    def _stream(self, name: Name, streams: Streams, masks: Masks, key: Key | None) -> Array:
         x: Array = getattr(streams, name)
         block: Block | None = getattr(self, "shared" if self.layer.shared else name, None)
         if block is None:
@@ -160,20 +168,24 @@ class BimodalLayer(nnx.Module):
         return block(x, mask, None, key, None if sees == name else source)
 
 
-def _block(layer: Layer, name: Literal["text", "image"], config: TrunkConfig) -> BlockConfig:
+def _block(layer: Layer, name: Name, config: TrunkConfig) -> BlockConfig:
     own: BlockConfig = getattr(config, name)
     sees: Sees = getattr(layer, name)
-    has = {"attention": sees != "nothing", "mlp": getattr(layer, f"{name}_mlp")}
-    if sees in ("nothing", name):
-        return replace(own, **has)
-    other = config.image if sees == "image" else config.text
+    source = config.image if sees == "image" else config.text if sees == "text" else own
     return replace(
         own,
-        **has,
-        source_width=other.width,
+        attention=sees != "nothing",
+        mlp=getattr(layer, f"{name}_mlp"),
+        source_width=source.width,
         inner_width=layer.inner_width or own.width,
         num_heads=layer.num_heads or own.num_heads,
     )
+
+
+def _check_heads(block: BlockConfig) -> None:
+    width = block.inner_width or block.width
+    if block.attention and width % block.num_heads:
+        raise UserError(f"num_heads {block.num_heads} does not divide the attention's width {width}: change either")
 
 
 def _source(sees: Sees, streams: Streams, masks: Masks) -> tuple[Array, Array | None]:
@@ -230,14 +242,8 @@ class Trunk(nnx.Module):
         return streams
 
     def _run(self, group: Group, layers: Layers, streams: Streams, masks: Masks, key: Key | None) -> Streams:
-        graph, states = nnx.split(layers)
+        def once(layers: Layers, streams: Streams, rate: None, key: Key | None) -> Streams:
+            return layers(streams, masks, key)
 
-        def once(streams: Streams, inputs: tuple[nnx.State, Key | None]) -> tuple[Streams, None]:
-            state, layer_key = inputs
-            return nnx.merge(graph, state)(streams, masks, layer_key), None
-
-        keys = None if key is None else jax.random.split(key, group.repeat)
-        unroll = group.repeat if self.config.unroll == ALL else min(self.config.unroll, group.repeat)
-        once = rematerialised(once, self.config.remat, straight_line=unroll == group.repeat)
-        found: Streams = jax.lax.scan(once, streams, (states, keys), unroll=unroll)[0]
-        return found
+        how = StackConfig(group.repeat, remat=self.config.remat, unroll=self.config.unroll)
+        return scan(once, layers, how, streams, key)

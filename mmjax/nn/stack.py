@@ -16,6 +16,7 @@ from mmjax.nn.block import Block, BlockConfig
 from mmjax.types import Array, Key
 
 Module = TypeVar("Module", bound=nnx.Module)
+Carry = TypeVar("Carry")
 Remat = Literal["none", "full", "dots"]
 ALL = -1
 """The `unroll` that makes straight-line code of the whole stack."""
@@ -55,16 +56,26 @@ def run(blocks: Block, config: StackConfig, x: Array, mask: Array | None = None,
 
     `mask` is as in `Attention`, the same for all layers; `key` gives each layer its own.
     """
-    graph, states = nnx.split(blocks)
 
-    def layer(x: Array, inputs: tuple[nnx.State, Array | None, Key | None]) -> tuple[Array, None]:
+    def layer(block: Block, x: Array, rate: Array | None, key: Key | None) -> Array:
+        return block(x, mask, rate, key)
+
+    return scan(layer, blocks, config, x, key)
+
+
+def scan(layer: Callable[..., Carry], stack: nnx.Module, config: StackConfig, x: Carry, key: Key | None) -> Carry:
+    """`layer(module, x, drop_path_rate, key)` for each module of a stack in turn, x being what the one before gave."""
+    graph, states = nnx.split(stack)
+
+    def step(x: Carry, inputs: tuple[nnx.State, Array | None, Key | None]) -> tuple[Carry, None]:
         state, rate, layer_key = inputs
-        return nnx.merge(graph, state)(x, mask, rate, layer_key), None
+        return layer(nnx.merge(graph, state), x, rate, layer_key), None
 
     keys = None if key is None else jax.random.split(key, config.depth)
     unroll = config.depth if config.unroll == ALL else min(config.unroll, config.depth)
-    layer = rematerialised(layer, config.remat, straight_line=unroll == config.depth)
-    return jax.lax.scan(layer, x, (states, drop_path_rates(config), keys), unroll=unroll)[0]
+    step = rematerialised(step, config.remat, straight_line=unroll == config.depth)
+    last: Carry = jax.lax.scan(step, x, (states, drop_path_rates(config), keys), unroll=unroll)[0]
+    return last
 
 
 def drop_path_rates(config: StackConfig) -> Array | None:

@@ -67,7 +67,7 @@ def _hugging_face(export: Path, facts: Mapping[str, Any]) -> Loaded:
         trust = {"trust_remote_code": True} if facts["class"] == "MMJaxDualEncoder" else {}
         model = transformers.AutoModel.from_pretrained(export, dtype=torch.float32, **_parts(facts), **trust).eval()
         processor = image_processor(export) if facts["part"] != "text" else None
-        tokenizer = transformers.AutoTokenizer.from_pretrained(export) if facts["part"] != "image" else None
+        tokenizer = _tokenizer(export, trust) if facts["part"] != "image" else None
     features = _Features(model, facts)
     return Loaded(
         pixels=processor and (lambda images: processor(images=list(images), return_tensors="np")["pixel_values"]),
@@ -90,6 +90,13 @@ def image_processor(export: Path) -> Any:
     import transformers
 
     return transformers.AutoImageProcessor.from_pretrained(export)
+
+
+def _tokenizer(export: Path, trust: Mapping[str, bool]) -> Any:
+    """It reads the model's config, and so asks on the terminal whether code may run unless it is told."""
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(export, **trust)
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:

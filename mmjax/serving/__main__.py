@@ -21,7 +21,7 @@ from mmjax.serving.search import SearchIndex
 from mmjax.serving.service import Service
 
 SWITCH_SECS = 0.0005
-"""How long one Python thread may keep the others waiting. Python's 5 ms are longer than an operation of the model."""
+"""How long one Python thread may keep others waiting: Python's 5 ms are longer than most operations of a model."""
 CONNECTIONS = 1024
 KEEP_ALIVE_SECS = 30
 GRACE_SECS = 30
@@ -30,7 +30,8 @@ GRACE_SECS = 30
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    if min(options.max_batch or 1, options.max_body_mib, options.answer_secs) < 1 or options.max_wait_ms < 0:
+    counts = (options.max_batch, options.max_body_mib, options.answer_secs)
+    if any(count is not None and count < 1 for count in counts) or options.max_wait_ms < 0:
         raise UserError(
             "--max-batch, --max-body-mib and --answer-secs start at 1, --max-wait-ms at 0: give larger values"
         )

@@ -41,6 +41,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"description": "Too busy; Retry-After says when to come back."},
 }
 EMBEDDINGS: dict[int | str, dict[str, Any]] = {200: {"model": schemas.Embeddings}}
+"""For the description: what these endpoints return is written already."""
 MULTIPART = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": {"format": "binary"}}}}}
 
 

@@ -25,9 +25,10 @@ def batch_config(
     device: str, max_batch: int | None = None, max_wait_ms: float = BatchConfig.max_wait_ms
 ) -> BatchConfig:
     """What suits the device: on CPUs small batches, one a core (`benchmarks/serving.py`), elsewhere large in turn."""
-    if device == "cpu":
-        return BatchConfig(max_batch or BatchConfig.max_batch, max_wait_ms, torch.get_num_threads())
-    return BatchConfig(max_batch or ACCELERATOR_BATCH, max_wait_ms)
+    on_cpu = device == "cpu"
+    if max_batch is None:
+        max_batch = BatchConfig.max_batch if on_cpu else ACCELERATOR_BATCH
+    return BatchConfig(max_batch, max_wait_ms, side_by_side=torch.get_num_threads() if on_cpu else 1)
 
 
 class Batcher:
@@ -83,8 +84,6 @@ class Batcher:
                 start = time.monotonic()
                 self._answer(self._lanes[name].encode, spans)
                 self._observe(name, sum(map(len, spans)), time.monotonic() - start)
-            with self._changed:
-                self._running -= 1
 
     def _next(self) -> tuple[str, list[Span], int] | None:
         """The lane that is due first, its rows, and the cores for them, once it is due; None at the end."""
@@ -96,7 +95,7 @@ class Batcher:
                 wait = due - time.monotonic()
                 if due < float("inf") and (wait <= 0 or not self._open):
                     spans = self._lanes[name].take(self._config.max_batch)
-                    self._running += 1
+                    self._running += bool(spans)
                     return name, spans, self._share()
                 if not self._open:
                     return None
@@ -114,11 +113,13 @@ class Batcher:
             outputs = encode({name: torch.cat([span.rows(name) for span in spans]) for name in names})
         except Exception as error:
             with self._changed:
+                self._running -= 1
                 for span in spans:
                     span.ticket.fail(error)
             return
         start = 0
         with self._changed:
+            self._running -= 1
             for span in spans:
                 span.ticket.give(span.start, outputs[start : start + len(span)])
                 start += len(span)

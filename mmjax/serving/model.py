@@ -131,7 +131,8 @@ def load(config: ModelConfig) -> Embedder:
         model = transformers.AutoModel.from_pretrained(config.folder, dtype=DTYPES[config.dtype], **trust)
         # Always Pillow: where torchvision is installed the library would use it, and its pixels differ.
         processor = transformers.AutoImageProcessor.from_pretrained(config.folder, backend="pil")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.folder)
+        # It reads the model's config too, and would ask on the terminal whether that code may run.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(config.folder, **trust)
     for method in ("get_image_features", "get_text_features"):
         if not hasattr(model, method):
             raise UserError(

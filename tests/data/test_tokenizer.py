@@ -54,6 +54,17 @@ def test_transformers_loads_the_shipped_folder_with_equal_ids(tokenizer: Tokeniz
     assert Tokenizer.load(str(tmp_path / "again")).fingerprint() == tokenizer.fingerprint()
 
 
+def test_code_that_lies_beside_a_tokenizer_is_neither_run_nor_asked_for(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.save(tmp_path)
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit('run')")
+    monkeypatch.setattr("builtins.input", pytest.fail)
+    assert Tokenizer.load(str(tmp_path)).fingerprint() == tokenizer.fingerprint()
+
+
 @pytest.mark.parametrize("part", ["vocab", "merges", "normalizer", "pre_tokenizer"])
 def test_every_part_changes_the_fingerprint(tokenizer: Tokenizer, tmp_path: Path, part: str) -> None:
     tokenizer.save(tmp_path)

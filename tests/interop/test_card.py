@@ -44,7 +44,10 @@ def test_it_says_what_was_trained_and_what_it_reached():
 
 
 def test_own_code_is_trusted_on_purpose():
-    assert "trust_remote_code=True" in model_card(facts(**{"class": "MMJaxDualEncoder"}))
+    """For the tokenizer too, which reads the model's config."""
+    card = model_card(facts(**{"class": "MMJaxDualEncoder"}))
+    for name in ("AutoModel", "AutoTokenizer"):
+        assert f'{name}.from_pretrained("DIR", trust_remote_code=True)' in card
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def test_weights_that_one_file_cannot_hold_stand_beside_it(tmp_path, monkeypatch
     programs.write_onnx_file(programs.load(folder), "image", tmp_path / "image.onnx")
     weights = programs.load(folder).programs()["image"].state_dict().values()
     assert (tmp_path / "image.onnx.data").stat().st_size > 0.9 * sum(weight.nbytes for weight in weights)
-    moved = (tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere"
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
     for name in ("image.onnx", "image.onnx.data"):
         (tmp_path / name).rename(moved / name)
     session = onnxruntime.InferenceSession(moved / "image.onnx")

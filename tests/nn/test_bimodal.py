@@ -75,20 +75,23 @@ def test_how_it_is_run_changes_nothing():
     assert above(relative_errors(found, on_one_device("vilbert")), LAYER) == {}
 
 
-def test_the_key_says_what_is_dropped_however_it_is_run():
+def test_each_layer_has_a_key_of_its_own():
+    """The scan against one layer after the other, by hand."""
     noisy = replace(TEXT, dropout_rate=0.3, attention_dropout_rate=0.2)
-    config = TrunkConfig(noisy, noisy, UNITER.groups)
-    params = params_of(UNITER.groups, TEXT, TEXT)
-    same = jax.tree.map(lambda array: np.stack([array[0]] * 2), params)
+    config = TrunkConfig(noisy, noisy, (Group((trunks.EACH_ITS_OWN, trunks.JOINT), 2),))
+    params = params_of(config.groups, TEXT, TEXT)
     streams, masks = inputs(UNITER)
+    trunk = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: build(config))), params)
+    key = jax.random.key(0)
+    found = jax.jit(lambda streams: trunk(streams, masks, key))(streams)
 
-    def run(unroll: int, number: int) -> Any:
-        changed = replace(config, unroll=unroll)
-        graph = nnx.graphdef(nnx.eval_shape(lambda: build(changed)))
-        return jax.jit(lambda params: nnx.merge(graph, params)(streams, masks, jax.random.key(number)))(same)
-
-    assert above(relative_errors(run(ALL, 0), run(1, 0)), LAYER) == {}
-    assert above(relative_errors(run(1, 1), run(1, 0)), 0.1)
+    graph, states = nnx.split(trunk.groups[0])
+    expected = Streams(*map(jnp.asarray, streams))
+    for number, repeat_key in enumerate(jax.random.split(jax.random.split(key, 1)[0], 2)):
+        layers = nnx.merge(graph, jax.tree.map(lambda x, row=number: x[row], states))
+        for one, layer_key in zip(layers.layers, jax.random.split(repeat_key, 2), strict=True):
+            expected = one(expected, masks, layer_key)
+    assert above(relative_errors(found, expected), LAYER) == {}
 
 
 @pytest.mark.parametrize(
@@ -193,8 +196,18 @@ def test_what_repeats_is_gathered():
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [(trunks.JOINT, "share parameters"), (Layer(text="both"), "are attended to together")],
+    [
+        (trunks.JOINT, "shares parameters, but the blocks of text and image differ"),
+        (Layer(text="both"), r"attends to streams of widths 16 \(text\) and 24 \(image\) together"),
+        (replace(CONNECTION, num_heads=5), "num_heads 5 does not divide the attention's width 32"),
+    ],
 )
-def test_streams_of_two_widths_share_nothing(layer, message):
-    with pytest.raises(UserError, match=rf"widths 16 \(text\) and 24 \(image\) {message}: make the widths equal"):
+def test_streams_that_do_not_fit_are_refused(layer, message):
+    with pytest.raises(UserError, match=message):
         TrunkConfig(TEXT, IMAGE, (Group((layer,)),))
+
+
+@pytest.mark.parametrize("changes", [{"text": "image"}, {"text_mlp": False}], ids=str)
+def test_nothing_is_shared_that_one_stream_lacks(changes):
+    with pytest.raises(UserError, match="shares what only one stream has"):
+        Layer(shared=True, **changes)

@@ -146,6 +146,9 @@ def test_openapi_names_every_endpoint_and_its_page_needs_no_other_server(client:
     )
     content = schema["paths"]["/v1/embed/images"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data"}
+    for kind in ("images", "texts"):
+        answer = schema["paths"][f"/v1/embed/{kind}"]["post"]["responses"]["200"]["content"]["application/json"]
+        assert answer["schema"] == {"$ref": "#/components/schemas/Embeddings"}
     assert "https://" not in client.get("/docs").text
 
 
@@ -164,9 +167,10 @@ def test_without_index(embedder: Embedder) -> None:
         assert client.get("/v1/model").json()["index"] is None
 
 
-def test_concurrent_requests_share_batches_and_equal_one_by_one(embedder: Embedder) -> None:
+@pytest.mark.parametrize("side_by_side", [1, 3])
+def test_concurrent_requests_share_batches_and_equal_one_by_one(embedder: Embedder, side_by_side: int) -> None:
     """Images and texts of 24 clients at once, in batches of up to 8."""
-    service = Service(embedder, batching=BatchConfig(max_batch=8, max_wait_ms=50))
+    service = Service(embedder, batching=BatchConfig(8, 50, side_by_side))
     pictures = [encoded(picture(seed)) for seed in range(12)]
     bodies = [("images", {"images": [base64_of(data)]}) for data in pictures]
     bodies += [("texts", {"texts": [f"text {number}", "other"]}) for number in range(12)]

@@ -22,7 +22,8 @@ SIZES = [(40, 30), (30, 40), (7, 200)]
 @pytest.fixture(scope="module")
 def remote_embedder(place: Path) -> Iterator[Embedder]:
     """For as long as the tests of this file run: the place of foreign code is one for the whole process."""
-    with module_cache(place / "modules"):
+    with module_cache(place / "modules"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.input", pytest.fail)  # The library would ask whether the code may run.
         yield load(ModelConfig(write_remote_model(place / "remote")))
 
 
@@ -41,7 +42,7 @@ def plain_images(folder: Path, images: list[Image.Image]) -> torch.Tensor:
 
 def plain_texts(folder: Path, texts: list[str]) -> torch.Tensor:
     model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LEN, return_tensors="pt")
     with torch.inference_mode():
         return functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)

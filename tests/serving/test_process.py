@@ -121,6 +121,11 @@ def test_a_user_error_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} has no config.json: give --model")
 
 
+def test_no_batch_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending.status(main, ["--model", str(tmp_path), "--max-batch", "0"]) == 2
+    assert "--max-batch, --max-body-mib and --answer-secs start at 1" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_a_user_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
