@@ -79,11 +79,10 @@ class Batcher:
     def _run(self) -> None:
         while (batch := self._next()) is not None:
             name, spans, cores = batch
-            if spans:
-                torch.set_num_threads(cores)
-                start = time.monotonic()
-                self._answer(self._lanes[name].encode, spans)
-                self._observe(name, sum(map(len, spans)), time.monotonic() - start)
+            torch.set_num_threads(cores)
+            start = time.monotonic()
+            self._answer(self._lanes[name].encode, spans)
+            self._observe(name, sum(map(len, spans)), time.monotonic() - start)
 
     def _next(self) -> tuple[str, list[Span], int] | None:
         """The lane that is due first, its rows, and the cores for them, once it is due; None at the end."""
@@ -94,15 +93,16 @@ class Batcher:
                 )
                 wait = due - time.monotonic()
                 if due < float("inf") and (wait <= 0 or not self._open):
-                    spans = self._lanes[name].take(self._config.max_batch)
-                    self._running += bool(spans)
-                    return name, spans, self._share()
-                if not self._open:
+                    if spans := self._lanes[name].take(self._config.max_batch):
+                        self._running += 1
+                        return name, spans, self._share()
+                elif not self._open:
                     return None
-                self._changed.wait(None if due == float("inf") else wait)
+                else:
+                    self._changed.wait(None if due == float("inf") else wait)
 
     def _share(self) -> int:
-        """Cores for a batch that starts: all of them, divided among the batches that run or could."""
+        """Cores for a batch that starts and is counted: all of them, divided among the batches that run or could."""
         ready = sum(-(-lane.num_rows // self._config.max_batch) for lane in self._lanes.values())
         return max(1, self._cores // min(self._running + ready, self._config.side_by_side))
 

@@ -126,6 +126,16 @@ def test_cancelled_requests_are_not_run(make: Make, model: Double) -> None:
     assert [2.0] not in model.batches
 
 
+def test_when_all_that_waited_is_cancelled_the_thread_waits_on(make: Make, model: Double) -> None:
+    batcher = make(BatchConfig(4, 100))
+    assert batcher.submit("a", rows(1.0)).cancel()
+    time.sleep(0.3)
+    assert batcher.alive
+    assert batcher.waiting("a") == 0
+    assert result(batcher.submit("a", rows(2.0))) == [4.0]
+    assert model.batches == [[2.0]]
+
+
 def test_closing_answers_what_waits(make: Make) -> None:
     batcher = make(PATIENT)
     future = batcher.submit("a", rows(1.0))
