@@ -20,7 +20,7 @@ from mmjax.interop.huggingface.files import CONFIG, TOKENIZER
 from mmjax.interop.huggingface.resnet import RESNET
 from mmjax.interop.huggingface.siglip import SIGLIP
 from mmjax.interop.huggingface.vit import VIT
-from mmjax.interop.mapping import Chosen, to_theirs
+from mmjax.interop.mapping import Chosen
 from mmjax.interop.open_clip import files as open_clip_files
 from mmjax.interop.open_clip.format import format_for
 from mmjax.interop.remote_code.format import CODE, MMJAX
@@ -87,7 +87,7 @@ def write_hugging_face(
     """
     spec = _part_spec(trained.spec, part)
     format = chosen(HUGGING_FACE[part], spec)
-    tensors = to_theirs(format.table(spec.model), _of_part(trained.weights, part))
+    tensors = format.tensors(spec.model, _of_part(trained.weights, part))
     write_tensors(folder, tensors, dtype, max_file_bytes)
     if part != "image":
         trained.tokenizer.save(folder)
@@ -115,7 +115,7 @@ def write_open_clip(folder: Path, trained: Trained, part: Part, dtype: str) -> s
     if part != "both":
         raise UserError(f"open_clip has no models of one tower: export the {part} tower with --to huggingface")
     format = chosen((format_for(trained.spec.model),), trained.spec)
-    write_tensors(folder, to_theirs(format.table(trained.spec.model), trained.weights), dtype, sys.maxsize)
+    write_tensors(folder, format.tensors(trained.spec.model, trained.weights), dtype, sys.maxsize)
     (folder / SINGLE).replace(folder / open_clip_files.WEIGHTS[0])
     trained.tokenizer.save(folder)
     for name, values in format.write(trained.spec).items():

@@ -1,13 +1,26 @@
 """What a foreign model class is to us: its JSON files and its tensors as our configs and parameters, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from mmjax import config
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.errors import UserError
-from mmjax.interop.mapping import Ignored, Table
+from mmjax.interop.mapping import (
+    Chosen,
+    Copy,
+    Ignored,
+    Table,
+    copies_to_theirs,
+    to_ours,
+    to_theirs,
+    without_copies,
+    without_ignored,
+)
+from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.vit import ViTConfig
 
@@ -52,6 +65,8 @@ class Format:
     images: configs of the image towers that it may have.
     prefix: of all its tensors where a head was trained on top ("bert." in `BertForMaskedLM`); they may lack it.
     ignored: tensors that an import leaves out.
+    copies: tied tensors, see `Copy`.
+    unused: rows of tensors that nothing of ours fills and no result depends on, but that the class wants to load.
     """
 
     name: str
@@ -62,6 +77,28 @@ class Format:
     images: tuple[type, ...] = (ViTConfig,)
     prefix: str = ""
     ignored: tuple[Ignored, ...] = ()
+    copies: tuple[Copy, ...] = ()
+    unused: Callable[[Any], Table] = lambda model: ()
+
+    def tensors(self, model: Any, weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor of an export of `weights`, under its foreign name, one after the other.
+
+        Raises:
+            UserError: a parameter has no row, or a row has no parameter.
+        """
+        table = self.table(model)
+        yield from to_theirs((*table, *self.unused(model)), weights)
+        yield from copies_to_theirs(table, self.copies, weights)
+
+    def parameters(self, model: Any, tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """Every parameter of ours, from foreign `tensors`, one after the other.
+
+        Raises:
+            UserError: a tensor is missing, left over, of another shape than the config says, or not tied as it should.
+        """
+        kept, _ = without_ignored(tensors, self.ignored)
+        names = without_copies(self.copies, Chosen(tensors, kept))
+        yield from to_ours(self.table(model), Chosen(tensors, names), parameter_shapes(model, self.part))
 
     def differences(self, spec: Spec) -> dict[str, tuple[Any, Any]]:
         """What of `spec` this class cannot express, by dotted path: our value, and what would come back.

@@ -18,7 +18,7 @@ from mmjax.interop.big_vision import opened_file
 from mmjax.interop.formats import Format, Spec, as_function, part_of
 from mmjax.interop.huggingface.folder import read_folder
 from mmjax.interop.layouts import Shape
-from mmjax.interop.mapping import Chosen, to_ours, without_ignored
+from mmjax.interop.mapping import without_ignored
 from mmjax.interop.open_clip.files import opened_folder
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.interop.tensors import Tensors
@@ -120,9 +120,7 @@ def parameters(foreign: Foreign) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         UserError: a tensor is missing, left over or of another shape than its config says.
     """
-    names, _ = without_ignored(foreign.tensors, foreign.format.ignored)
-    tensors = Chosen(foreign.tensors, names)
-    yield from to_ours(foreign.format.table(foreign.spec.model), tensors, shapes_of(foreign))
+    yield from foreign.format.parameters(foreign.spec.model, foreign.tensors)
 
 
 def shapes_of(foreign: Foreign) -> dict[str, Shape]:

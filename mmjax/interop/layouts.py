@@ -128,9 +128,9 @@ def table(num_rows: int) -> Layout:
         return rows[:num_rows]
 
     def to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
-        ((stored, width),) = shapes
-        expect(theirs, (num_rows, width))
-        return (np.pad(theirs, ((0, stored - num_rows), (0, 0))),)
+        ((stored, *rest),) = shapes
+        expect(theirs, (num_rows, *rest))
+        return (np.pad(theirs, ((0, stored - num_rows), *((0, 0) for _ in rest))),)
 
     return Layout(to_theirs, to_ours)
 
@@ -148,6 +148,26 @@ def fused(layout: Layout) -> Layout:
         return tuple(layout.to_ours(part, (shape,))[0] for part, shape in zip(parts, shapes, strict=True))
 
     return Layout(to_theirs, to_ours)
+
+
+def second_of_two() -> Layout:
+    """Ours is row 1 of theirs, of which row 0 is zeros: it stands for what is not masked."""
+
+    def to_theirs(ours: Arrays) -> np.ndarray:
+        (row,) = ours
+        return np.stack([np.zeros_like(row), row])
+
+    def to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
+        ((width,),) = shapes
+        expect(theirs, (2, width))
+        return (theirs[1],)
+
+    return Layout(to_theirs, to_ours)
+
+
+def zeros(*shape: int) -> Layout:
+    """Nothing of ours: zeros of that shape."""
+    return constant(np.zeros(shape, np.float32))
 
 
 def constant(value: np.ndarray) -> Layout:

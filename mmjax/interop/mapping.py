@@ -7,7 +7,7 @@ both sides exactly once; one that is missing, left over, claimed twice or of ano
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from mmjax.errors import UserError
 from mmjax.interop.layouts import Layout, Shape
 
 LAYER = "{l}"
-"""In a foreign name, the number of the layer: row l of our stacked parameter."""
+"""In a foreign name, the number of the layer: row l of our stacked parameter, unless the table says another one."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Row:
 
     ours: paths such as "image/blocks/attention/query/kernel"; several where the foreign tensor fuses them, none where
         it holds what we have no use for.
+    numbers: of the foreign layers that the rows of our stacked parameter are; () counts them from 0.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     layout: Layout
+    numbers: tuple[int, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -37,6 +39,10 @@ class Row:
     @property
     def is_stacked(self) -> bool:
         return LAYER in self.theirs
+
+    def names(self, num_layers: int) -> list[str]:
+        """The foreign names of a stack."""
+        return [self.theirs.replace(LAYER, str(number)) for number in self.numbers or range(num_layers)]
 
 
 Table = tuple[Row, ...]
@@ -50,9 +56,28 @@ class Ignored:
     reason: str
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A foreign tensor that is another one under a second name: a tied weight.
+
+    written: whether an export writes it, which a class needs that ties nothing itself when it loads.
+    """
+
+    theirs: str
+    of: str
+    written: bool = False
+
+
 def placed(table: Table, ours: str, theirs: str) -> Table:
     """The table with a path before each of ours and a prefix before each foreign name."""
-    return tuple(Row(tuple(ours + path for path in row.paths), theirs + row.theirs, row.layout) for row in table)
+    return tuple(
+        replace(row, ours=tuple(ours + path for path in row.paths), theirs=theirs + row.theirs) for row in table
+    )
+
+
+def numbered(table: Table, numbers: tuple[int, ...]) -> Table:
+    """The table of stacks whose rows are the foreign layers of these numbers."""
+    return tuple(replace(row, numbers=numbers) for row in table)
 
 
 def selected(table: Table, paths: Iterable[str]) -> Table:
@@ -78,8 +103,34 @@ def _row_to_theirs(row: Row, ours: Mapping[str, np.ndarray]) -> Iterator[tuple[s
     if not row.is_stacked:
         yield row.theirs, row.layout.to_theirs(arrays)
         return
-    for layer in range(len(arrays[0])):
-        yield row.theirs.replace(LAYER, str(layer)), row.layout.to_theirs(tuple(array[layer] for array in arrays))
+    for layer, name in enumerate(row.names(len(arrays[0]))):
+        yield name, row.layout.to_theirs(tuple(array[layer] for array in arrays))
+
+
+def copies_to_theirs(
+    table: Table, copies: Iterable[Copy], ours: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The second names of tied tensors that are written, with what their first ones hold."""
+    rows = {row.theirs: row for row in table}
+    for copy in copies:
+        if copy.written:
+            for _, array in _row_to_theirs(rows[copy.of], ours):
+                yield copy.theirs, array
+
+
+def without_copies(copies: Iterable[Copy], theirs: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of `theirs` that are no copies.
+
+    Raises:
+        UserError: a tensor that should be another one under a second name is not.
+    """
+    there = [copy for copy in copies if copy.theirs in theirs]
+    for copy in there:
+        if copy.of in theirs and not np.array_equal(theirs[copy.theirs], theirs[copy.of]):
+            remedy = "the checkpoint was trained untied, which this class is not: choose another one"
+            raise UserError(f"tensor {copy.theirs} is tied to {copy.of}, but differs from it: {remedy}")
+    names = {copy.theirs for copy in there}
+    return [name for name in theirs if name not in names]
 
 
 def to_ours(
@@ -113,7 +164,7 @@ def names_of(row: Row, shapes: Mapping[str, Shape]) -> list[str]:
     """The foreign names of a row: one, or one a layer."""
     if not row.is_stacked:
         return [row.theirs]
-    return [row.theirs.replace(LAYER, str(layer)) for layer in range(shapes[row.paths[0]][0])]
+    return row.names(shapes[row.paths[0]][0])
 
 
 def check_ours(table: Table, known: Iterable[str]) -> None:

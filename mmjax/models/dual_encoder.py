@@ -53,6 +53,10 @@ class DualEncoderConfig:
                     "make them equal or set it to 'linear'"
                 )
 
+    def build(self, key: Key) -> "DualEncoder":
+        """The model, with initial values drawn from `key`."""
+        return DualEncoder(self, key)
+
     @property
     def frozen_paths(self) -> tuple[str, ...]:
         """Patterns of the parameters that an optimizer must leave alone, weight decay included."""

@@ -1,6 +1,8 @@
 """ResNet (He et al., 2016), by default version 1.5: a bottleneck halves the image in its 3x3 convolution."""
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -66,6 +68,14 @@ class ResNetConfig(ImageTowerConfig):
     @property
     def needs_whole_batch(self) -> bool:
         return True
+
+    @property
+    def num_positions(self) -> int:
+        """Of the last stage: what is left of the image after its convolutions, each rounded up."""
+        # The stem and the pooling behind it halve it too.
+        return math.prod(
+            functools.reduce(lambda n, by: -(-n // by), (2, 2, *self.strides()), side) for side in self.image_shape
+        )
 
     def build(self, key: Key) -> "ResNet":
         return ResNet(self, key)

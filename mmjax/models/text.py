@@ -75,6 +75,10 @@ class TextConfig:
         if self.width % self.num_heads:
             raise UserError(f"num_heads {self.num_heads} does not divide width {self.width}: change either")
 
+    def build(self, key: Key) -> "TextTransformer":
+        """The tower, with initial values drawn from `key`."""
+        return TextTransformer(self, key)
+
     @property
     def block(self) -> BlockConfig:
         return BlockConfig(

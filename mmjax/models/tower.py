@@ -9,6 +9,8 @@ from flax import nnx
 
 from mmjax.types import Array, Key
 
+Colour = tuple[float, float, float]
+
 
 @dataclass(frozen=True)
 class ImageTowerConfig(ABC):
@@ -20,8 +22,8 @@ class ImageTowerConfig(ABC):
 
     image_size: int = 224
     image_width: int | None = None
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_mean: Colour = (0.5, 0.5, 0.5)
+    image_std: Colour = (0.5, 0.5, 0.5)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
@@ -57,8 +59,12 @@ class ImageTower(nnx.Module):
 
 
 def normalised(image: Array, config: ImageTowerConfig) -> Array:
-    """Pixels uint8 (b, y, x, 3) as (pixel / 255 - mean) / std in the compute dtype; floats only change dtype."""
-    if image.dtype == jnp.uint8:
-        mean, std = jnp.asarray(config.image_mean), jnp.asarray(config.image_std)
-        image = (image.astype(jnp.float32) / 255 - mean) / std
-    return image.astype(config.compute_dtype)
+    """The image as `normalise` gives it, in the compute dtype."""
+    return normalise(image, config.image_mean, config.image_std).astype(config.compute_dtype)
+
+
+def normalise(image: Array, mean: Colour, std: Colour) -> Array:
+    """Pixels uint8 (b, y, x, 3) as (pixel / 255 - mean) / std, float32; floats stay as they are."""
+    if image.dtype != jnp.uint8:
+        return image
+    return (image.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)

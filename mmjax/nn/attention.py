@@ -9,6 +9,7 @@ from flax import nnx
 from mmjax.nn.dropout import dropout
 from mmjax.nn.linear import Linear
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.parameter import Initializer
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
@@ -35,16 +36,17 @@ class Attention(nnx.Module):
         qk_norm: bool = False,
         norm_eps: float = 1e-6,
         dropout_rate: float = 0.0,
+        init: Initializer | None = None,
     ):
         keys = jax.random.split(key, 6)
         head_dim = (inner_width or width) // num_heads
         inward, outward = (width, num_heads, head_dim), (num_heads, head_dim, width)
         from_source = (source_width or width, num_heads, head_dim)
         self.dropout_rate = dropout_rate
-        self.query = Linear(keys[0], "dnh", inward)
-        self.key = Linear(keys[1], "dnh", from_source)
-        self.value = Linear(keys[2], "dnh", from_source)
-        self.out = Linear(keys[3], "nhd", outward, num_inputs=2)
+        self.query = Linear(keys[0], "dnh", inward, init=init)
+        self.key = Linear(keys[1], "dnh", from_source, init=init)
+        self.value = Linear(keys[2], "dnh", from_source, init=init)
+        self.out = Linear(keys[3], "nhd", outward, num_inputs=2, init=init)
         self.query_norm = LayerNorm(keys[4], head_dim, dims="h", eps=norm_eps) if qk_norm else None
         self.key_norm = LayerNorm(keys[5], head_dim, dims="h", eps=norm_eps) if qk_norm else None
 

@@ -52,6 +52,11 @@ class Layer:
             raise UserError(f"{self} shares what only one stream has: give both an attention, an MLP, or neither")
 
     @property
+    def is_separate(self) -> bool:
+        """Whether neither stream sees the other."""
+        return self.text in ("nothing", "text") and self.image in ("nothing", "image")
+
+    @property
     def is_joint(self) -> bool:
         """Whether it is a plain layer over the tokens of both streams together."""
         return self.shared and (self.text, self.image) == ("both", "both") and self.text_mlp and self.image_mlp
@@ -94,10 +99,13 @@ class TrunkConfig:
 
 
 class Streams(NamedTuple):
-    """text (b, t, d) and image (b, p, d), each of its own width."""
+    """text (b, t, d) and image (b, p, d), each of its own width; None where a stream is not run.
 
-    text: Array
-    image: Array
+    Layers in which no stream sees the other can be run on one of them alone, with the same result.
+    """
+
+    text: Array | None
+    image: Array | None
 
 
 class Masks(NamedTuple):
@@ -153,18 +161,21 @@ class BimodalLayer(nnx.Module):
 
     def _joint(self, streams: Streams, masks: Masks, key: Key | None) -> Streams:
         """As below, with fewer and larger products."""
-        source, mask = _source("both", streams, masks)
-        return _parted(self.shared(source, mask, None, key), streams)
+        source, mask = _joined(streams, masks)
+        joint, text_len = self.shared(source, mask, None, key), both(streams)[0].shape[1]
+        return Streams(joint[:, :text_len], joint[:, text_len:])
 
-    def _stream(self, name: Name, streams: Streams, masks: Masks, key: Key | None) -> Array:
-        x: Array = getattr(streams, name)
+    def _stream(self, name: Name, streams: Streams, masks: Masks, key: Key | None) -> Array | None:
+        x: Array | None = getattr(streams, name)
         block: Block | None = getattr(self, "shared" if self.layer.shared else name, None)
-        if block is None:
+        if x is None or block is None:
             return x
         sees: Sees = getattr(self.layer, name)
         if sees == "nothing":
             return block(x, None, None, key)
         source, mask = _source(sees, streams, masks)
+        if source is None:
+            raise ValueError(f"{self.layer} reads a stream that is not run: only towers can be run on one alone")
         return block(x, mask, None, key, None if sees == name else source)
 
 
@@ -188,24 +199,38 @@ def _check_heads(block: BlockConfig) -> None:
         raise UserError(f"num_heads {block.num_heads} does not divide the attention's width {width}: change either")
 
 
-def _source(sees: Sees, streams: Streams, masks: Masks) -> tuple[Array, Array | None]:
+def both(streams: Streams) -> tuple[Array, Array]:
+    """Text and image.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    text, image = streams
+    if text is None or image is None:
+        raise ValueError("a layer that joins the streams was run on one of them alone: only towers can be")
+    return text, image
+
+
+def _source(sees: Sees, streams: Streams, masks: Masks) -> tuple[Array | None, Array | None]:
     """What is attended to, and its mask (b, 1, 1, s)."""
-    if sees != "both":
-        mask: Array | None = getattr(masks, sees)
-        return getattr(streams, sees), None if mask is None else source_mask(mask)
+    if sees == "both":
+        return _joined(streams, masks)
+    mask: Array | None = getattr(masks, sees)
+    return getattr(streams, sees), None if mask is None else source_mask(mask)
+
+
+def _joined(streams: Streams, masks: Masks) -> tuple[Array, Array | None]:
+    """Both streams side by side, and their mask."""
+    text, image = both(streams)
+    joint = jnp.concatenate([text, image], axis=1)
     if masks.text is None and masks.image is None:
-        return jnp.concatenate(streams, axis=1), None
-    each = (_mask(masks.text, streams.text), _mask(masks.image, streams.image))
-    return jnp.concatenate(streams, axis=1), source_mask(jnp.concatenate(each, axis=1))
+        return joint, None
+    each = [_mask(masks.text, text), _mask(masks.image, image)]
+    return joint, source_mask(jnp.concatenate(each, axis=1))
 
 
 def _mask(mask: Array | None, x: Array) -> Array:
     return jnp.ones_like(x[..., 0], bool) if mask is None else mask
-
-
-def _parted(joint: Array, streams: Streams) -> Streams:
-    text_len = streams.text.shape[1]
-    return Streams(joint[:, :text_len], joint[:, text_len:])
 
 
 class Layers(nnx.Module):

@@ -12,6 +12,7 @@ from mmjax.nn.attention import Attention
 from mmjax.nn.dropout import drop_path, dropout, split
 from mmjax.nn.mlp import MLP, Activation
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.parameter import BERT_INIT
 from mmjax.types import Array, Key
 
 
@@ -22,6 +23,7 @@ class BlockConfig:
     norm: "pre" normalises the input of each branch, as ViT, CLIP and SigLIP do; "post" the sum after it, as BERT does.
     source_width, inner_width: of the attention, see `Attention`; `width` by default.
     attention, mlp: whether it has that branch.
+    init: of matrices: "glorot" as in `Linear`, or "bert", a truncated normal of deviation 0.02.
     """
 
     width: int
@@ -37,6 +39,7 @@ class BlockConfig:
     inner_width: int | None = None
     attention: bool = True
     mlp: bool = True
+    init: Literal["glorot", "bert"] = "glorot"
 
 
 class Block(nnx.Module):
@@ -44,6 +47,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: BlockConfig, key: Key):
         keys = jax.random.split(key, 4)
+        init = BERT_INIT if config.init == "bert" else None
         self.config = config
         if config.attention:
             self.attention_norm = LayerNorm(keys[0], config.width, eps=config.norm_eps)
@@ -56,10 +60,11 @@ class Block(nnx.Module):
                 qk_norm=config.qk_norm,
                 norm_eps=config.norm_eps,
                 dropout_rate=config.attention_dropout_rate,
+                init=init,
             )
         if config.mlp:
             self.mlp_norm = LayerNorm(keys[2], config.width, eps=config.norm_eps)
-            self.mlp = MLP(keys[3], config.width, config.mlp_dim, config.activation)
+            self.mlp = MLP(keys[3], config.width, config.mlp_dim, config.activation, init)
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from flax import nnx
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from mmjax.nn.parameter import parameter, weight
+from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
@@ -23,9 +23,9 @@ def padded_vocab_size(vocab_size: int) -> int:
 class TokenEmbedding(nnx.Module):
     """Row `text_ids` of a (v, d) table. Rows from `vocab_size` on are zero padding; no id reaches them."""
 
-    def __init__(self, key: Key, vocab_size: int, width: int):
+    def __init__(self, key: Key, vocab_size: int, width: int, init: Initializer | None = None):
         shape = (padded_vocab_size(vocab_size), width)
-        self.table = parameter(key, "vd", shape, initializers.normal(TOKEN_STDDEV), rows=vocab_size)
+        self.table = parameter(key, "vd", shape, init or initializers.normal(TOKEN_STDDEV), rows=vocab_size)
 
     def __call__(self, text_ids: Array, dtype: DTypeLike) -> Array:
         """text_ids int32 (b, t), each below the vocabulary size -> (b, t, d)."""

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from mmjax.nn.linear import Linear
+from mmjax.nn.parameter import Initializer
 from mmjax.types import Array, Key
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
@@ -38,11 +39,11 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 class MLP(nnx.Module):
     """activation(x W_up + b) W_down + b, position by position (Vaswani et al., 2017, eq. 2)."""
 
-    def __init__(self, key: Key, width: int, mlp_dim: int, activation: Activation):
+    def __init__(self, key: Key, width: int, mlp_dim: int, activation: Activation, init: Initializer | None = None):
         up_key, down_key = jax.random.split(key)
         self.activation: Activation = activation
-        self.up = Linear(up_key, "df", (width, mlp_dim))
-        self.down = Linear(down_key, "fd", (mlp_dim, width))
+        self.up = Linear(up_key, "df", (width, mlp_dim), init=init)
+        self.down = Linear(down_key, "fd", (mlp_dim, width), init=init)
 
     def __call__(self, x: Array) -> Array:
         """x (b, t, d) -> (b, t, d)."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from mmjax.parallel import rules
@@ -14,6 +15,10 @@ PARAM_DTYPE = jnp.float32
 """Parameters are born and updated in float32, whatever the layers compute in."""
 
 Initializer = Callable[[Key, tuple[int, ...], DTypeLike], Array]
+
+BERT_INIT: Initializer = initializers.truncated_normal(0.02)
+"""Of matrices and tables: a normal of that deviation, cut off at two of it, as in BERT's released code. PyTorch's
+copies of BERT, and the vision-language models made of them, draw from one that is not cut off."""
 
 
 def parameter(

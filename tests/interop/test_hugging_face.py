@@ -15,7 +15,6 @@ from mmjax.interop.formats import Spec
 from mmjax.interop.huggingface.bert import BERT
 from mmjax.interop.imports import Foreign, opened, parameters
 from mmjax.interop.mapping import to_theirs
-from mmjax.interop.shapes import built
 from mmjax.interop.tensors import Tensors, write_tensors
 from mmjax.models.text import TextConfig
 from mmjax.optim import paths
@@ -57,7 +56,7 @@ def model_of(foreign: Foreign) -> Any:
     """Our module with the parameters of `foreign`."""
     found = dict(parameters(foreign))
     part = foreign.format.part
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: built(foreign.spec.model, jax.random.key(0))))
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: foreign.spec.model.build(jax.random.key(0))))
     tree = nnx.to_pure_dict(shapes)
     named = tree if part == "both" else {part: tree}
     filled = paths.map_leaves(lambda path, _: jnp.asarray(found[path]), named)

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from mmjax.errors import UserError
-from mmjax.models import trunks
+from mmjax.models.fusion import trunks
 from mmjax.nn.bimodal import Group, Layer, Masks, Streams, Trunk, TrunkConfig, grouped
 from mmjax.nn.block import BlockConfig
 from mmjax.nn.parameter import dims_of

@@ -61,3 +61,23 @@ def albef(text_depth: int, fusion_depth: int) -> tuple[Group, ...]:
     own = Layer(text="text", text_mlp=False, image_mlp=False)
     cross = Layer(text="image", image_mlp=False)
     return (Group((TEXT,), text_depth - fusion_depth), Group((own, cross), fusion_depth))
+
+
+def parted(groups: tuple[Group, ...]) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """The groups before a stream first sees the other one, and the rest."""
+    for number, group in enumerate(groups):
+        if not all(layer.is_separate for layer in group.layers):
+            return groups[:number], groups[number:]
+    return groups, ()
+
+
+def before_connections(layers: Sequence[Layer]) -> tuple[list[int], list[int]]:
+    """How many layers of text and of image come before each co-attention: what `vilbert` was given."""
+    text = image = 0
+    before: tuple[list[int], list[int]] = ([], [])
+    for layer in layers:
+        if layer.text == "image":
+            before[0].append(text)
+            before[1].append(image)
+        text, image = text + (layer.text == "text"), image + (layer.image == "image")
+    return before

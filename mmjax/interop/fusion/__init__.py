@@ -1,0 +1,1 @@
+"""Fusion models under the names of their reference implementations, tables as data."""

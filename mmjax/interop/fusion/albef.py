@@ -1,0 +1,144 @@
+"""ALBEF under the names of its authors' `ALBEF` for pretraining (Li et al., 2021): timm's ViT and a BERT whose last
+layers have cross-attention. Momentum copies and queues are what training carries, and no part of an export."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from mmjax.interop.formats import Files, Format, Spec
+from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
+from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, trunk_rows
+from mmjax.interop.huggingface.bert import LAYER
+from mmjax.interop.huggingface.files import CONFIG
+from mmjax.interop.huggingface.layers import attention, linear, norm
+from mmjax.interop.layouts import (
+    FLAT,
+    FROM_HEADS,
+    LINEAR,
+    PATCHES,
+    SAME,
+    Arrays,
+    Layout,
+    Shape,
+    expect,
+    fused,
+    reshaped,
+)
+from mmjax.interop.mapping import Copy, Ignored, Row, Table
+from mmjax.models.fusion import published
+from mmjax.models.fusion.model import FusionConfig
+from mmjax.models.fusion.patches import PatchInputConfig
+from mmjax.nn.bimodal import Layer
+
+IMAGE, TEXT = "visual_encoder.", "text_encoder."
+TIED = (
+    Copy(f"{TEXT}cls.predictions.decoder.weight", of=f"{TEXT}bert.embeddings.word_embeddings.weight", written=True),
+    Copy(f"{TEXT}cls.predictions.decoder.bias", of=f"{TEXT}cls.predictions.bias", written=True),
+)
+TRAINING = Ignored(r".*_m\..*|image_queue|text_queue|queue_ptr", "training carries it from step to step")
+
+IMAGE_LAYER: Table = (
+    *norm("attention_norm", "norm1"),
+    Row(tuple(f"attention/{name}/kernel" for name in ("query", "key", "value")), "attn.qkv.weight", fused(LINEAR)),
+    Row(tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "attn.qkv.bias", fused(FLAT)),
+    *linear("attention/out", "attn.proj", FROM_HEADS),
+    *norm("mlp_norm", "norm2"),
+    *linear("mlp/up", "mlp.fc1"),
+    *linear("mlp/down", "mlp.fc2"),
+)
+SELF: Table = tuple(row for row in LAYER if row.theirs.startswith("attention."))
+CROSS: Table = (
+    *attention(
+        "attention",
+        "crossattention.self.query",
+        "crossattention.self.key",
+        "crossattention.self.value",
+        "crossattention.output.dense",
+    ),
+    *norm("attention_norm", "crossattention.output.LayerNorm"),
+    *(row for row in LAYER if not row.theirs.startswith("attention.")),
+)
+
+
+def _temperature() -> Layout:
+    """Ours is the logarithm of the scale, theirs the temperature, its inverse."""
+
+    def to_theirs(ours: Arrays) -> np.ndarray:
+        (log_scale,) = ours
+        return np.exp(-log_scale)
+
+    def to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
+        (shape,) = shapes
+        expect(theirs, shape)
+        return (-np.log(theirs),)
+
+    return Layout(to_theirs, to_ours)
+
+
+def rows(model: FusionConfig) -> Table:
+    depth = sum(group.repeat for group in model.towers.groups if group.layers[0].text == "text")
+    # Layers with cross-attention are two of ours, and numbered on from those without.
+    counts = Counter({"cross": depth})
+    heads = tuple(Row(row.ours, TEXT + row.theirs, row.layout) for row in token_head_rows(model.text))
+    return (
+        *text_input_rows(model.text, f"{TEXT}bert.embeddings."),
+        Row("image/stem/projection/kernel", f"{IMAGE}patch_embed.proj.weight", PATCHES),
+        Row("image/stem/projection/bias", f"{IMAGE}patch_embed.proj.bias", SAME),
+        Row("image/class_token", f"{IMAGE}cls_token", reshaped(1, 1)),
+        Row("image/positions", f"{IMAGE}pos_embed", reshaped(1)),
+        *trunk_rows("towers", model.towers.groups, _parts, counts),
+        *norm("image_tower_norm", f"{IMAGE}norm"),
+        *trunk_rows("fusion", model.fusion.groups, _parts, counts),
+        *heads,
+        *linear("pair_head", "itm_head"),
+        *linear("text_projection", "text_proj"),
+        *linear("image_projection", "vision_proj"),
+        Row("log_scale", "temp", _temperature()),
+    )
+
+
+def _parts(layer: Layer) -> Iterable[Part]:
+    theirs = f"{TEXT}bert.encoder.layer.{{l}}."
+    if layer.image == "image":
+        yield Part("image", f"{IMAGE}blocks.{{l}}.", IMAGE_LAYER, "image")
+    if layer.text == "text":
+        yield Part("text", theirs, LAYER if layer.text_mlp else SELF, "text")
+    if layer.text == "image":
+        yield Part("text", theirs, CROSS, "cross")
+
+
+def read(files: Files) -> Spec:
+    """The authors' sizes are spread over their code; ours are one file."""
+    config = files[CONFIG]
+    model = published.albef(
+        read_size(config),
+        read_size(config["vision_config"]),
+        read_vocabulary(config),
+        fusion_depth=config["num_hidden_layers"] - config["fusion_layer"],
+        image_side=config["vision_config"]["image_size"],
+        patch_size=config["vision_config"]["patch_size"],
+        embed_dim=config["embed_dim"],
+    )
+    return Spec(model, None)
+
+
+def write(spec: Spec) -> Files:
+    model = spec.model
+    assert isinstance(model.image, PatchInputConfig)
+    depths = Counter[str]()
+    for group in model.towers.groups:
+        depths["image" if group.layers[0].image == "image" else "text"] += group.repeat
+    vision = {"image_size": model.image.image_size, "patch_size": model.image.patch_size}
+    config = {
+        "model_type": "albef",
+        **written_size(model.towers.text, depths["text"] + sum(group.repeat for group in model.fusion.groups)),
+        **written_vocabulary(model.text),
+        "fusion_layer": depths["text"],
+        "embed_dim": model.embed_dim,
+        "vision_config": written_size(model.towers.image, depths["image"]) | vision,
+    }
+    return {CONFIG: config}
+
+
+ALBEF = Format("ALBEF", "both", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING,), copies=TIED)

@@ -1,0 +1,121 @@
+"""`LxmertForPreTraining` (Tan and Bansal, 2019)."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from mmjax.interop.formats import Files, Format, Spec
+from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
+from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, transform_rows, trunk_rows
+from mmjax.interop.huggingface.bert import LAYER
+from mmjax.interop.huggingface.files import CONFIG
+from mmjax.interop.huggingface.layers import POSITION_IDS, attention, linear, norm
+from mmjax.interop.mapping import Copy, Table
+from mmjax.models.fusion import published
+from mmjax.models.fusion.model import FusionConfig
+from mmjax.models.fusion.regions import RegionInputConfig
+from mmjax.nn.bimodal import Layer
+
+TIED = (Copy("cls.predictions.decoder.weight", of="lxmert.embeddings.word_embeddings.weight"),)
+IMAGE = "lxmert.encoder.visn_fc"
+CROSS = "lxmert.encoder.x_layers.{l}."
+
+
+def rows(model: FusionConfig) -> Table:
+    return (
+        *text_input_rows(model.text, "lxmert.embeddings."),
+        *linear("image/features", f"{IMAGE}.visn_fc"),
+        *norm("image/features_norm", f"{IMAGE}.visn_layer_norm"),
+        *linear("image/location", f"{IMAGE}.box_fc"),
+        *norm("image/location_norm", f"{IMAGE}.box_layer_norm"),
+        *trunk_rows("towers", model.towers.groups, _tower_parts, Counter()),
+        *trunk_rows("fusion", model.fusion.groups, _cross_parts, Counter()),
+        *linear("pooler/text/dense", "lxmert.pooler.dense"),
+        *token_head_rows(model.text),
+        *linear("pair_head", "cls.seq_relationship"),
+        *transform_rows("region_heads/0/transform", "obj_predict_head.transform"),
+        *linear("region_heads/0/objects", "obj_predict_head.decoder_dict.obj"),
+        *linear("region_heads/0/attributes", "obj_predict_head.decoder_dict.attr"),
+        *linear("region_heads/0/features", "obj_predict_head.decoder_dict.feat"),
+        *linear("answer_head/dense", "answer_head.logit_fc.0"),
+        *norm("answer_head/norm", "answer_head.logit_fc.2"),
+        *linear("answer_head/out", "answer_head.logit_fc.3"),
+    )
+
+
+def _tower_parts(layer: Layer) -> Iterable[Part]:
+    if layer.text == "text":
+        yield Part("text", "lxmert.encoder.layer.{l}.", LAYER, "language")
+    if layer.image == "image":
+        yield Part("image", "lxmert.encoder.r_layers.{l}.", LAYER, "vision")
+
+
+def _cross_parts(layer: Layer) -> Iterable[Part]:
+    """A cross-modality layer is two of ours: the cross-attention, then what each stream does by itself."""
+    if layer.shared:
+        yield Part("shared", CROSS, _attention("visual_attention", "att"), "cross")
+        return
+    for ours, theirs in (("text", "lang"), ("image", "visn")):
+        rows = (
+            *_attention(f"{theirs}_self_att", "self"),
+            *linear("mlp/up", f"{theirs}_inter.dense"),
+            *linear("mlp/down", f"{theirs}_output.dense"),
+            *norm("mlp_norm", f"{theirs}_output.LayerNorm"),
+        )
+        yield Part(ours, CROSS, rows, ours)
+
+
+def _attention(theirs: str, inside: str) -> Table:
+    query, key, value = (f"{theirs}.{inside}.{name}" for name in ("query", "key", "value"))
+    return (
+        *attention("attention", query, key, value, f"{theirs}.output.dense"),
+        *norm("attention_norm", f"{theirs}.output.LayerNorm"),
+    )
+
+
+def read(files: Files) -> Spec:
+    config = files[CONFIG]
+    model = published.lxmert(
+        read_size(config, depth="l_layers"),
+        read_vocabulary(config),
+        vision_depth=config["r_layers"],
+        cross_depth=config["x_layers"],
+        feature_dim=config["visual_feat_dim"],
+        num_objects=config["num_object_labels"],
+        num_attributes=config["num_attr_labels"],
+        num_answers=config["num_qa_labels"],
+    )
+    return Spec(model, None)
+
+
+def write(spec: Spec) -> Files:
+    model = spec.model
+    assert isinstance(model.image, RegionInputConfig)
+    depths = Counter[str]()
+    for group in model.towers.groups:
+        depths["text" if group.layers[0].text == "text" else "image"] += group.repeat
+    outputs = dict(model.heads.regions[0].outputs)
+    config = {
+        "architectures": ["LxmertForPreTraining"],
+        "model_type": "lxmert",
+        **written_size(model.towers.text, depths["text"], depth_name="l_layers", eps=False),
+        **written_vocabulary(model.text),
+        "r_layers": depths["image"],
+        "x_layers": model.fusion.groups[0].repeat,
+        "visual_feat_dim": model.image.feature_dim,
+        "num_object_labels": outputs["objects"],
+        "num_attr_labels": outputs["attributes"],
+        "num_qa_labels": model.heads.num_answers,
+    }
+    return {CONFIG: config}
+
+
+LXMERT = Format(
+    "LxmertForPreTraining",
+    "both",
+    write,
+    read,
+    rows,
+    images=(RegionInputConfig,),
+    ignored=(POSITION_IDS,),
+    copies=TIED,
+)
