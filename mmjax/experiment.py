@@ -12,7 +12,7 @@ from mmjax.data.config import DataConfig
 from mmjax.errors import UserError
 from mmjax.evals.zero_shot import ZeroShotConfig
 from mmjax.interop.imports import InitConfig
-from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.base import ModelConfig
 from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.optim.optimizer import OptimConfig
@@ -29,20 +29,22 @@ class EvalsConfig:
     """What is evaluated, and when; the final state always is.
 
     `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out
-    where it is None, and of data whose records name no class.
+    where it is None, and of data whose records name no class. `num_candidates` of the towers are put in order by the
+    fusion, of models that have one.
     """
 
     splits: tuple[str, ...] = ()
     every_steps: int = 0
     batch_size: int = 256
     zero_shot: ZeroShotConfig | None = None
+    num_candidates: int = 16
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that decides a run."""
 
-    model: DualEncoderConfig
+    model: ModelConfig
     data: DataConfig
     init: InitConfig = InitConfig()
     objective: ObjectiveConfig = ContrastiveConfig()
@@ -94,21 +96,13 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def _check_parts(experiment: Experiment) -> None:
     """Sizes that two parts state are equal, sizes are positive, and what one part uses another one gives."""
     data, model = experiment.data, experiment.model
-    if data.preprocess.image_size != model.image.image_size:
+    if model.image_shape is not None:
+        _check_image_shape(data.preprocess.image_shape, model.image_shape)
+    if data.text_len != model.text_len:
         raise UserError(
-            f"data.preprocess.image_size = {data.preprocess.image_size} but model.image.image_size = "
-            f"{model.image.image_size}: make them equal"
+            f"data.text_len = {data.text_len} but model.text.context_len = {model.text_len}: make them equal"
         )
-    if data.preprocess.image_shape != model.image.image_shape:
-        raise UserError(
-            f"data.preprocess.image_width = {data.preprocess.image_width} but model.image.image_width = "
-            f"{model.image.image_width}: make them equal"
-        )
-    if data.text_len != model.text.context_len:
-        raise UserError(
-            f"data.text_len = {data.text_len} but model.text.context_len = {model.text.context_len}: make them equal"
-        )
-    if model.image.needs_whole_batch and model.locked != "image" and experiment.train.accumulate > 1:
+    if model.needs_whole_batch and experiment.train.accumulate > 1:
         raise UserError(
             f"a batch norm in model.image needs the whole batch at once, but train.accumulate = "
             f"{experiment.train.accumulate}: set it to 1, or stem_norm to 'group' where the tower has that choice"
@@ -117,7 +111,14 @@ def _check_parts(experiment: Experiment) -> None:
         raise UserError(f"data.num_words = {data.num_words} is negative: set it to 0 or more")
     if data.num_words < experiment.objective.num_words:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
+    experiment.objective.check_model(model)
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key} = {value} must be at least 1: correct it")
+
+
+def _check_image_shape(preprocessed: tuple[int, int], wanted: tuple[int, int]) -> None:
+    for name, given, expected in zip(("image_size", "image_width"), preprocessed, wanted, strict=True):
+        if given != expected:
+            raise UserError(f"data.preprocess.{name} = {given} but model.image.{name} = {expected}: make them equal")

@@ -95,7 +95,7 @@ def train_together(
     parts = Parts(experiment, directory, source, tokenizer, fingerprint, mesh, activity)
     with jax.set_mesh(mesh), Preemption() as preemption:
         program = assembly.program(experiment, mesh)
-        encoders = assembly.encoders(program.model.graphdef, mesh)
+        encoders = assembly.encoders(experiment, program.model.graphdef, mesh)
         evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory, preemption.until_noticed)
         workdir.claim(directory, experiment.to_dict(), fingerprint, writes=jax.process_index() == 0)
         keep_compiled(directory / workdir.COMPILED)

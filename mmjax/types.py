@@ -27,7 +27,9 @@ Params = dict[str, Any]
 Batch = Mapping[str, Array]
 """`image` uint8 (b, y, x, 3); `text_ids` int32 (b, t); `text_mask` bool (b, t), True means use it; `ids` int32 (b,),
 equal ids are positives; `weights` float32 (b,), 0 means that the row counts nothing. Where `data.num_words` asks for
-them, `words` int32 (b, w), hashes of the words of all captions of the record, each once, 0 where there are no more."""
+them, `words` int32 (b, w), hashes of the words of all captions of the record, each once, 0 where there are no more;
+and where `data.word_starts` does, `word_starts` bool (b, t), True for tokens that begin a word. Of regions, in place of
+the image or beside it, `region_features` float (b, p, c), `region_boxes` float (b, p, 4) and `region_mask` (b, p)."""
 BatchSpec = Mapping[str, jax.ShapeDtypeStruct]
 """Shapes, types and shardings of a `Batch`."""
 HostBatch = dict[str, np.ndarray]

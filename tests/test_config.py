@@ -151,7 +151,7 @@ def test_differences_are_told_by_path() -> None:
         ),
         (
             {"data": {"preprocess": {"image_width": 32}}},
-            "data.preprocess.image_width = 32 but model.image.image_width = None",
+            "data.preprocess.image_width = 32 but model.image.image_width = 16",
         ),
         ({"data": {"batch_size": 0}}, "data.batch_size = 0 must be at least 1"),
         ({"train": {"accumulate": 0}}, "train.accumulate = 0 must be at least 1"),

@@ -16,11 +16,13 @@ class DataConfig:
       split: name or TFDS expression of the split to train on.
       batch_size: examples of a global batch, over all processes.
       text_len: tokens of a text, its end token included; longer texts are cut.
-      tokenizer: "emoji" (the shipped one), a folder, or a Hugging Face hub name.
+      tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
+        Hugging Face.
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder.
       num_words: words of all its captions that a training example carries along, for `objective.overlap_target`; where
         there are more, the rest is left out.
+      word_starts: training examples say which tokens begin a word, for masking whole words.
       num_threads: threads that read and decode; 0 does it in the calling thread.
       prefetch: batches prepared ahead.
       cache_bytes: memory for decoded images, so that a small data set is decoded once.
@@ -40,6 +42,7 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     num_words: int = 0
+    word_starts: bool = False
     num_threads: int = 4
     prefetch: int = 2
     cache_bytes: int = 256 * 2**20

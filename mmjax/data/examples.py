@@ -68,7 +68,10 @@ class Examples:
         rows = [self._train_row(seed, position) for position in positions]
         num_words = self._config.num_words
         words = {"words": np.stack([hashes(row.captions, num_words) for row in rows])} if num_words else {}
-        return self._stack(rows) | words
+        batch = self._stack(rows) | words
+        if self._config.word_starts:
+            batch["word_starts"] = ~self._tokenizer.continues[batch["text_ids"]]
+        return batch
 
     def eval_batch(self, indices: Sequence[int]) -> HostBatch:
         """Returns records `indices` as they are, with their main captions; past the last record, rows of weight 0."""

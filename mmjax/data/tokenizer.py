@@ -1,9 +1,10 @@
 """Text to token ids: the shipped tokenizer, or any one that `transformers` can load."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import tokenizers
 from mmjax.errors import UserError
 
 SHIPPED_FOLDER = Path(__file__).parent / "emoji" / "tokenizer"
+SHIPPED, SHIPPED_WITH_MASK = "emoji", "emoji+mask"
+START, MASK = "<cls>", "<mask>"
+"""What `SHIPPED_WITH_MASK` adds: a first token of every text, and one that stands for a word to be guessed."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Tokenizer:
     """Turns texts into fixed-length ids; make one with `Tokenizer.load`.
 
     Attributes:
-      spec: what it was loaded from: "emoji", a folder, or a hub name.
+      spec: what it was loaded from: "emoji" or "emoji+mask", a folder, or a hub name.
       vocab_size: one more than the largest id it can emit, so the rows that an embedding table needs.
       pad_id: id on the right of shorter texts.
       eos_id: last id of every text, also of a truncated one: the place whose state is pooled.
@@ -28,6 +32,9 @@ class Tokenizer:
       decode: ids to text, special tokens left out.
       save: writes a folder that `transformers.AutoTokenizer` loads.
       identity: everything that decides the ids, serialised (see `fingerprint`).
+      mask_id: id of the token that stands for one to be guessed; None where there is none.
+      special_ids: of all tokens that are no part of a text, the mask's among them, ascending.
+      continues: bool (vocab_size,), True for tokens that go on with the word of the token before.
     """
 
     spec: str
@@ -38,14 +45,19 @@ class Tokenizer:
     decode: Callable[[Sequence[int]], str]
     save: Callable[[Path], object]
     identity: str
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    continues: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     @staticmethod
     def load(spec: str) -> "Tokenizer":
         """Returns the tokenizer named "emoji" (the shipped one), or one from a local folder or a hub name.
 
+        "emoji+mask" is the shipped one with a mask, and a start token in front of every text.
+
         Raises UserError when transformers cannot load `spec`, or when it has no token to end a text with.
         """
-        return _load_shipped(spec) if spec == "emoji" else _load_transformers(spec)
+        return _load_shipped(spec) if spec in (SHIPPED, SHIPPED_WITH_MASK) else _load_transformers(spec)
 
     def __call__(self, texts: Sequence[str], text_len: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (text_ids int32, text_mask bool), both (len(texts), text_len).
@@ -78,15 +90,34 @@ def _load_shipped(spec: str) -> Tokenizer:
     # Straight from its JSON: importing transformers takes seconds, and the quickstart has no use for it.
     backend = tokenizers.Tokenizer.from_file(str(SHIPPED_FOLDER / "tokenizer.json"))
     config = json.loads((SHIPPED_FOLDER / "tokenizer_config.json").read_text())
+    named = {}
+    if spec == SHIPPED_WITH_MASK:
+        named = {"cls_token": START, "mask_token": MASK}
+        _add_start_and_mask(backend, config["eos_token"])
     vocab = backend.get_vocab(with_added_tokens=True)
     pad_id, eos_id = vocab[config["pad_token"]], vocab[config["eos_token"]]
-    return _from_backend(spec, backend, pad_id, eos_id, _save_shipped)
+    save = functools.partial(_save_shipped, backend, named)
+    return _from_backend(spec, backend, pad_id, eos_id, save, vocab.get(MASK))
 
 
-def _save_shipped(folder: Path) -> None:
+def _add_start_and_mask(backend: tokenizers.Tokenizer, end: str) -> None:
+    backend.add_special_tokens([START, MASK])
+    ids = [(token, backend.token_to_id(token)) for token in (START, end)]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{START} $A {end}", pair=f"{START} $A {end} $B:1 {end}:1", special_tokens=ids
+    )
+
+
+def _save_shipped(backend: tokenizers.Tokenizer, named: Mapping[str, str], folder: Path) -> None:
+    """The files of the shipped tokenizer, with what was added to it and how `transformers` calls it."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(SHIPPED_FOLDER.iterdir()):
         (folder / path.name).write_bytes(path.read_bytes())
+    if named:
+        backend.save(str(folder / "tokenizer.json"))
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            path = folder / name
+            path.write_text(json.dumps({**json.loads(path.read_text()), **named}, indent=2) + "\n")
 
 
 def _load_transformers(spec: str) -> Tokenizer:
@@ -104,7 +135,7 @@ def _load_transformers(spec: str) -> Tokenizer:
     pad_id, eos_id = _special_ids(spec, loaded)
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is not None:
-        return _from_backend(spec, backend, pad_id, eos_id, loaded.save_pretrained)
+        return _from_backend(spec, backend, pad_id, eos_id, loaded.save_pretrained, loaded.mask_token_id)
     return _from_python(spec, loaded, pad_id, eos_id)
 
 
@@ -120,7 +151,12 @@ def _special_ids(spec: str, loaded: Any) -> tuple[int, int]:
 
 
 def _from_backend(
-    spec: str, backend: tokenizers.Tokenizer, pad_id: int, eos_id: int, save: Callable[[Path], object]
+    spec: str,
+    backend: tokenizers.Tokenizer,
+    pad_id: int,
+    eos_id: int,
+    save: Callable[[Path], object],
+    mask_id: int | None,
 ) -> Tokenizer:
     backend.no_truncation()  # Both may be set in the file, and would hide from us how long a text is.
     backend.no_padding()
@@ -134,7 +170,21 @@ def _from_backend(
         decode=lambda ids: backend.decode(list(ids)).strip(),
         save=save,
         identity=json.dumps(state, sort_keys=True),
+        mask_id=mask_id,
+        special_ids=tuple(sorted(i for i, token in backend.get_added_tokens_decoder().items() if token.special)),
+        continues=_continues(backend.get_vocab(with_added_tokens=True), state["tokenizer"]),
     )
+
+
+def _continues(vocab: Mapping[str, int], state: Mapping[str, Any]) -> np.ndarray:
+    """Bool by id: WordPiece marks what goes on with a word, byte-level BPE and SentencePiece what begins one."""
+    added = {token["content"] for token in state["added_tokens"]}
+    found = np.zeros(max(vocab.values()) + 1, bool)
+    prefix = state["model"].get("continuing_subword_prefix")
+    for token, number in vocab.items():
+        goes_on = token.startswith(prefix) if prefix else not token.startswith(("Ġ", "▁"))
+        found[number] = goes_on and token not in added
+    return found
 
 
 def _from_python(spec: str, loaded: Any, pad_id: int, eos_id: int) -> Tokenizer:
@@ -150,4 +200,6 @@ def _from_python(spec: str, loaded: Any, pad_id: int, eos_id: int) -> Tokenizer:
         decode=lambda ids: loaded.decode(list(ids), skip_special_tokens=True),
         save=loaded.save_pretrained,
         identity=json.dumps({**state, "pad_id": pad_id, "eos_id": eos_id}, sort_keys=True, default=str),
+        mask_id=loaded.mask_token_id,
+        special_ids=tuple(sorted(loaded.all_special_ids)),
     )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,17 +18,41 @@ Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 """texts -> `text_ids` int32 (b, t), `text_mask` bool (b, t)."""
 
 
+Tree = Any
+"""A tree of arrays (n, ...)."""
+
+
+@dataclass(frozen=True)
+class PairScorer:
+    """A fusion model as jitted functions of global arrays, and the mesh that they run on.
+
+    `image(params, image)` and `text(params, text_ids, text_mask)` give what the towers make of a side, any tree of
+    arrays (b, ...); `match(params, text, image)` the log odds float32 (b,) that those of one row belong together;
+    `words(params, text, image)` the likeliest token int32 (b, t) at each place of the text; `scale(params)` what a
+    similarity of the towers is multiplied with before it is added to the log odds.
+    """
+
+    image: Callable[[Params, Array], Tree]
+    text: Callable[[Params, Array, Array], Tree]
+    match: Callable[[Params, Tree, Tree], Array]
+    words: Callable[[Params, Tree, Tree], Array]
+    scale: Callable[[Params], Array]
+    mesh: Mesh
+
+
 @dataclass(frozen=True)
 class Encoders:
     """The two towers as jitted functions of global arrays, and the mesh that they run on.
 
     `image(params, image)` and `text(params, text_ids, text_mask)` give L2-normalised embeddings (b, e). The batch
-    size they see is constant over a run, so that each compiles once.
+    size they see is constant over a run, so that each compiles once. `pairs` looks at both sides together, where the
+    model can.
     """
 
     image: Callable[[Params, Array], Array]
     text: Callable[[Params, Array, Array], Array]
     mesh: Mesh
+    pairs: PairScorer | None = None
 
 
 class ImageEmbeds(NamedTuple):

@@ -22,6 +22,7 @@ from mmjax.interop.mapping import without_ignored
 from mmjax.interop.open_clip.files import opened_folder
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.interop.tensors import Tensors
+from mmjax.models.base import ModelConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.nn import positions
@@ -128,7 +129,7 @@ def shapes_of(foreign: Foreign) -> dict[str, Shape]:
     return parameter_shapes(foreign.spec.model, foreign.format.part)
 
 
-def initialised(params: Params, init: InitConfig, model: DualEncoderConfig, say: Callable[[str], None]) -> Params:
+def initialised(params: Params, init: InitConfig, model: ModelConfig, say: Callable[[str], None]) -> Params:
     """`params` of a new `model`, with the values that `init` names put in their places and shardings.
 
     It says of each source what was taken and what was left.
@@ -136,6 +137,8 @@ def initialised(params: Params, init: InitConfig, model: DualEncoderConfig, say:
     Raises:
         UserError: a checkpoint is not of this model, or cannot be read.
     """
+    if not isinstance(model, DualEncoderConfig):
+        raise UserError(f"config.init fills dual encoders, not a {type(model).__name__}: leave init out")
     found: dict[str, Array] = {}
     leaves = paths.leaves(params)
     sources = (("both", init.source), ("image", init.image_source), ("text", init.text_source))

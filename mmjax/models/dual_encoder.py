@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,21 @@ from flax import nnx
 from jax.nn import initializers
 
 from mmjax.errors import UserError
+from mmjax.models.base import Colours, Model, ModelConfig
 from mmjax.models.text import TextConfig, TextTransformer
 from mmjax.models.tower import ImageTowerConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.nn.linear import Linear
 from mmjax.nn.norm import l2_normalise
 from mmjax.nn.parameter import parameter
-from mmjax.types import Array, Key
+from mmjax.types import Array, Batch, Key
 
 Tower = TypeVar("Tower", bound=nnx.Module)
 Projection = Literal["none", "linear", "biased"]
 
 
 @dataclass(frozen=True)
-class DualEncoderConfig:
+class DualEncoderConfig(ModelConfig):
     """Two towers and what joins them.
 
     embed_dim: of the shared space.
@@ -53,17 +54,35 @@ class DualEncoderConfig:
                     "make them equal or set it to 'linear'"
                 )
 
+    @property
+    def text_len(self) -> int:
+        return self.text.context_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return self.image.image_shape
+
+    @property
+    def image_colours(self) -> Colours:
+        return self.image.image_mean, self.image.image_std
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.image.needs_whole_batch and self.locked != "image"
+
     def build(self, key: Key) -> "DualEncoder":
-        """The model, with initial values drawn from `key`."""
         return DualEncoder(self, key)
 
     @property
     def frozen_paths(self) -> tuple[str, ...]:
-        """Patterns of the parameters that an optimizer must leave alone, weight decay included."""
         return () if self.locked == "none" else (f"{self.locked}/.*",)
 
 
-class DualEncoder(nnx.Module):
+class DualEncoder(Model):
     """x = normalise(P_x image_tower(image)) and y = normalise(P_y text_tower(text)), both of length 1."""
 
     def __init__(self, config: DualEncoderConfig, key: Key):
@@ -90,6 +109,17 @@ class DualEncoder(nnx.Module):
         tower, key = (_locked(self.text), None) if self.config.locked == "text" else (self.text, key)
         features, extras = tower(text_ids, text_mask, key)
         return l2_normalise(_projected(features, self.text_projection)), extras
+
+    def run_tower(self, name: Literal["image", "text"], batch: Batch, key: Key | None) -> Any:
+        if name == "image":
+            return self.encode_image(batch["image"], key)
+        return self.encode_text(batch["text_ids"], batch["text_mask"], key)
+
+    def image_embed(self, image: Array) -> Array:
+        return self.encode_image(image)[0]
+
+    def text_embed(self, text_ids: Array, text_mask: Array) -> Array:
+        return self.encode_text(text_ids, text_mask)[0]
 
     def bias(self) -> Array:
         """What is added to every logit: the learned `logit_bias`, or 0 where the model has none."""

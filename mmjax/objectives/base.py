@@ -4,7 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mmjax.types import Array, Batch, BatchSpec, Key, Loss
+import jax.numpy as jnp
+
+from mmjax.errors import UserError
+from mmjax.models.base import ModelConfig
+from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.types import Array, Batch, BatchSpec, Key, Loss, Params
 
 Embeddings = dict[str, Array]
 ObjectiveState = dict[str, Any]
@@ -53,6 +58,27 @@ class ObjectiveConfig(ABC):
     def num_words(self) -> int:
         """The least `data.num_words` that the objective needs."""
         return 0
+
+    @property
+    def vocabulary(self) -> tuple[int, tuple[int, ...]] | None:
+        """The ids of the mask and of the special tokens that it counts on, where it masks tokens."""
+        return None
+
+    def similarity_scale(self, params: Params) -> Array:
+        """What a similarity of the towers adds, times this, to the log odds of a match; see `evals.rerank`."""
+        return jnp.zeros(())
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Refuses a model that this objective cannot train.
+
+        Raises:
+            UserError: with what is missing.
+        """
+        if not isinstance(model, DualEncoderConfig):
+            raise UserError(
+                f"{type(self).__name__} trains a dual encoder, not a {type(model).__name__}: set objective to "
+                "mmjax.objectives.fusion:FusionObjectiveConfig"
+            )
 
     @abstractmethod
     def build(self) -> Objective:

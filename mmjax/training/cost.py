@@ -30,10 +30,10 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
         return count_flops(of_params, state.params, batch, state.objective)
 
     def image_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
-        return model.encode_image(batch["image"], key)
+        return model.run_tower("image", batch, key)
 
     def text_tower(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
-        return model.encode_text(batch["text_ids"], batch["text_mask"], key)
+        return model.run_tower("text", batch, key)
 
     def teacher(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return objective.teach(model, batch, carried)
@@ -46,7 +46,7 @@ def step_cost(program: Program, peak_override: float = 0.0) -> Cost:
     def up_to_loss(model: Any, batch: Batch, carried: ObjectiveState) -> Any:
         return objective.loss(model, objective.encode(model, batch, key), batch, carried, key)
 
-    batch_size = batch["image"].shape[0]
+    batch_size = next(iter(batch.values())).shape[0]
     towers = {"image": flops(image_tower) // batch_size, "text": flops(text_tower) // batch_size}
     devices = list(jax.sharding.get_mesh().devices.flat)
     peak = peak_flops_per_sec(devices[0].device_kind, len(devices), peak_override)

@@ -58,18 +58,20 @@ def cached(graphdef: nnx.GraphDef, objective: Objective, accumulate: int) -> Gra
         def encode(params: Params, microbatch: Batch, key: Key) -> Embeddings:
             return objective.encode(nnx.merge(graphdef, params), microbatch, key)
 
-        def mean_loss(params: Params, embeddings: Embeddings) -> tuple[Array, tuple[Loss, ObjectiveState]]:
-            loss, next_state = objective.loss(nnx.merge(graphdef, params), embeddings, batch, state, loss_key)
+        embeddings = join_rows(jax.lax.map(lambda microbatch: encode(params, *microbatch), microbatches))
+
+        def mean_loss(params: Params, numbers: list[Array]) -> tuple[Array, tuple[Loss, ObjectiveState]]:
+            model = nnx.merge(graphdef, params)
+            loss, next_state = objective.loss(model, with_floats(embeddings, numbers), batch, state, loss_key)
             return loss.total.value, (loss, next_state)
 
-        def pull_back(grads: Params, inputs: tuple[tuple[Batch, Key], Embeddings]) -> tuple[Params, None]:
+        def pull_back(grads: Params, inputs: tuple[tuple[Batch, Key], list[Array]]) -> tuple[Params, None]:
             microbatch, embed_grads = inputs
-            _, vjp = jax.vjp(lambda params: encode(params, *microbatch), params)
+            _, vjp = jax.vjp(lambda params: floats(encode(params, *microbatch)), params)
             return add(grads, vjp(embed_grads)[0]), None
 
-        embeddings = join_rows(jax.lax.map(lambda microbatch: encode(params, *microbatch), microbatches))
         differentiate = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)
-        (grads, embed_grads), (loss, next_state) = differentiate(params, embeddings)
+        (grads, embed_grads), (loss, next_state) = differentiate(params, floats(embeddings))
         grads, _ = jax.lax.scan(pull_back, grads, (microbatches, split_rows(embed_grads, accumulate)))
         return grads, loss, next_state
 
@@ -102,6 +104,22 @@ def summed(graphdef: nnx.GraphDef, objective: Objective, accumulate: int) -> Gra
         return jax.tree.map(lambda g: g / count, grads), loss, next_state
 
     return gradient
+
+
+def floats(embeddings: Embeddings) -> list[Array]:
+    """What has a gradient: masks and labels that go along have none."""
+    return [leaf for leaf in jax.tree.leaves(embeddings) if _is_float(leaf)]
+
+
+def with_floats(embeddings: Embeddings, numbers: list[Array]) -> Embeddings:
+    """`embeddings` with `numbers` in the place of its `floats`."""
+    rest = iter(numbers)
+    found: Embeddings = jax.tree.map(lambda leaf: next(rest) if _is_float(leaf) else leaf, embeddings)
+    return found
+
+
+def _is_float(leaf: Array) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def split_rows(tree: Any, num_microbatches: int) -> Any:

@@ -97,6 +97,7 @@ def batch_shapes(
     text_len: int,
     mesh: jax.sharding.Mesh,
     num_words: int = 0,
+    word_starts: bool = False,
     image_width: int | None = None,
 ) -> BatchSpec:
     """Shapes, types and shardings of a global batch of image-text pairs; the images are square without a width."""
@@ -110,5 +111,7 @@ def batch_shapes(
     }
     if num_words:
         shapes["words"] = ((batch_size, num_words), np.int32)
+    if word_starts:
+        shapes["word_starts"] = ((batch_size, text_len), np.bool_)
     sharding = rules.batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

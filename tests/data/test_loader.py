@@ -102,6 +102,12 @@ def test_words_of_all_captions_come_along() -> None:
     np.testing.assert_array_equal(batch["words"][1], hashes(source[record_index(7, 1, 20)].captions, 5))
 
 
+def test_word_starts_come_along() -> None:
+    (batch,) = train(replace(CONFIG, word_starts=True), num_steps=1)
+    np.testing.assert_array_equal(batch["word_starts"], ~TOKENIZER.continues[batch["text_ids"]])
+    assert batch["word_starts"][:, 0].all()
+
+
 def test_rare_words_of_the_source_are_left_out() -> None:
     captions = CaptionConfig(style="main", rare_drop_rate=1.0)
     (batch,) = train(replace(CONFIG, captions=captions), num_steps=1)

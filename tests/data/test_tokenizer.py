@@ -99,3 +99,40 @@ def test_training_is_deterministic_and_other_captions_give_another(tmp_path: Pat
 def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.tokenizer=.* cannot be loaded .*: give 'emoji'"):
         Tokenizer.load(str(tmp_path / "nothing"))
+
+
+@pytest.fixture(scope="module")
+def with_mask() -> Tokenizer:
+    return Tokenizer.load("emoji+mask")
+
+
+def test_the_mask_and_the_start_come_after_the_shipped_ids(tokenizer: Tokenizer, with_mask: Tokenizer) -> None:
+    plain, _ = tokenizer(["red rose"], 8)
+    text_ids, text_mask = with_mask(["red rose"], 8)
+    assert text_ids[0].tolist() == [8192, *plain[0, :7].tolist()]
+    assert text_mask[0].tolist() == [True] * 4 + [False] * 4
+    assert (with_mask.mask_id, with_mask.vocab_size, with_mask.special_ids) == (8193, 8194, (0, 1, 8192, 8193))
+    assert (tokenizer.mask_id, tokenizer.special_ids) == (None, (0, 1))
+    assert with_mask(["red <mask>"], 8)[0][0, 2] == with_mask.mask_id
+    assert with_mask.fingerprint() != tokenizer.fingerprint()
+
+
+def test_transformers_loads_the_tokenizer_with_a_mask(with_mask: Tokenizer, tmp_path: Path) -> None:
+    with_mask.save(tmp_path)
+    loaded = Tokenizer.load(str(tmp_path))
+    texts = ["waving <mask>", "a much longer caption than fits in eight tokens"]
+    for ours, theirs in zip(with_mask(texts, 8), loaded(texts, 8), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (loaded.mask_id, loaded.special_ids) == (with_mask.mask_id, with_mask.special_ids)
+    assert loaded.fingerprint() == with_mask.fingerprint()
+    np.testing.assert_array_equal(loaded.continues, with_mask.continues)
+
+
+def test_tokens_that_go_on_with_a_word_are_known(with_mask: Tokenizer) -> None:
+    """Words of one token begin one; of a word in pieces the first alone does."""
+    (ids,) = with_mask.encode(["red quizzaciously rose"])
+    continues = with_mask.continues[ids[1:-1]].tolist()
+    assert (continues[0], continues[1], continues[-1]) == (False, False, False)
+    assert len(continues) > 3
+    assert all(continues[2:-1])
+    assert not with_mask.continues[list(with_mask.special_ids)].any()

@@ -57,6 +57,11 @@ class Toy(nnx.Module):
         self.log_scale = parameter(scale_key, "", (), initializers.constant(1.0))
         self.logit_bias = parameter(scale_key, "", (), initializers.constant(-1.0))
 
+    def run_tower(self, name: str, batch: Batch, key: Key | None) -> Any:
+        if name == "image":
+            return self.encode_image(batch["image"], key)
+        return self.encode_text(batch["text_ids"], batch["text_mask"], key)
+
     def encode_image(self, image: Array, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
         pixels = jnp.mean(image.astype(jnp.float32) / 255 - 0.5, axis=1)
         return self.image(pixels.reshape(pixels.shape[0], -1), key), {}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from flax import nnx
 from jax.typing import DTypeLike
 
+from mmjax.models.base import Colours
 from mmjax.models.fusion.text_input import TextInput
 from mmjax.types import Array, Batch, Key
 
@@ -24,6 +25,26 @@ class ImageInputConfig(ABC):
 
     width: int = 768
     dropout_rate: float = 0.1
+
+    @property
+    def num_parts(self) -> int | None:
+        """Tokens that may be masked, of every image; None where a batch says how many it has."""
+        return None
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Rows and columns of pixels; None where it looks at no pixels."""
+        return None
+
+    @property
+    def image_colours(self) -> Colours | None:
+        """Mean and deviation that pixels are normalised with, where it looks at pixels."""
+        return None
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether an example's tokens in training depend on its batch."""
+        return False
 
     @abstractmethod
     def build(self, key: Key) -> "ImageInput":

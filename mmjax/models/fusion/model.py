@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
 from mmjax.errors import UserError
+from mmjax.models.base import Colours, Model, ModelConfig
 from mmjax.models.fusion.concat import Concat, ConcatConfig
 from mmjax.models.fusion.heads import AnswerHead, HeadsConfig, Pooler, PoolerConfig, RegionHead, TokenHead
 from mmjax.models.fusion.image_input import ImageInput, ImageInputConfig
@@ -25,7 +27,7 @@ Outputs = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class FusionConfig:
+class FusionConfig(ModelConfig):
     """The parts of a fusion model.
 
     image: None where the text is alone (BERT).
@@ -78,8 +80,27 @@ class FusionConfig:
         if self.heads.pair == "text" and self.pooler is None and self.heads.num_pair_classes:
             raise UserError("heads.pair 'text' needs a pooler: add one, or set pair to 'token'")
 
+    @property
+    def text_len(self) -> int:
+        return self.text.context_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        return None if self.image is None else self.image.image_shape
+
+    @property
+    def image_colours(self) -> Colours | None:
+        return None if self.image is None else self.image.image_colours
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.image is not None and self.image.needs_whole_batch
+
     def build(self, key: Key) -> "Fusion":
-        """The model, with initial values drawn from `key`."""
         return Fusion(self, key)
 
     def widen(self, name: Name) -> int:
@@ -100,7 +121,7 @@ class Tokens(NamedTuple):
     mask: Array | None
 
 
-class Fusion(nnx.Module):
+class Fusion(Model):
     """heads(fusion(towers(inputs))); see `FusionConfig`."""
 
     def __init__(self, config: FusionConfig, key: Key):
@@ -189,6 +210,17 @@ class Fusion(nnx.Module):
         """float32 (b, e) of length 1, from the first token behind the tower."""
         return l2_normalise(self.image_projection(image.tokens[:, 0]))
 
+    def run_tower(self, name: Name, batch: Batch, key: Key | None) -> Any:
+        if name == "text":
+            return self.encode_text(batch["text_ids"], batch["text_mask"], key)
+        return () if self.image is None else self.encode_image(batch, key)
+
+    def text_embed(self, text_ids: Array, text_mask: Array) -> Array:
+        return self.embed_text(self.encode_text(text_ids, text_mask))
+
+    def image_embed(self, image: Array) -> Array:
+        return self.embed_image(self.encode_image({"image": image}))
+
     def pool(self, streams: Streams) -> dict[str, Array]:
         """What the poolers give, by stream."""
         return {name: pooler(getattr(streams, name)) for name, pooler in self.pooler.items()}
@@ -205,6 +237,19 @@ class Fusion(nnx.Module):
                 x = streams.text[:, 0]
         assert self.pair_head is not None
         return self.pair_head(dropout(x, self.config.pair_dropout_rate, key, "bd"))
+
+    def match(self, text: Tokens, image: Tokens) -> Array:
+        """The log odds float32 (b,) that text and image of a row belong together, of a head whose class 1 is that."""
+        streams = self.fuse(text, image)
+        logits = self.pair_logits(streams, self.pool(streams)).astype(jnp.float32)
+        return logits[:, 1] - logits[:, 0]
+
+    def words(self, text: Tokens, image: Tokens) -> Array:
+        """The likeliest token int32 (b, t) at each place of the text."""
+        streams = self.fuse(text, image)
+        assert streams.text is not None
+        assert self.token_head is not None
+        return jnp.argmax(self.token_head(streams.text, self.text), axis=-1)
 
     def region_outputs(self, image: Array) -> Outputs:
         """Of every region head, by the names of their outputs (b, p, ...)."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmjax.errors import UserError
+from mmjax.models.base import Colours
 from mmjax.models.fusion.image_input import ImageInput, ImageInputConfig, ImageTokens
 from mmjax.models.fusion.text_input import TextInput
 from mmjax.models.resnet import ResNetConfig
@@ -15,7 +16,7 @@ from mmjax.nn.dropout import dropout
 from mmjax.nn.linear import Linear
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import BERT_INIT, parameter, weight
-from mmjax.nn.stem import PatchStem
+from mmjax.nn.stem import PatchStem, patches_of
 from mmjax.parallel import rules
 from mmjax.types import Array, Batch, Key
 
@@ -48,13 +49,20 @@ class PatchInputConfig(ImageInputConfig):
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of pixels."""
         return self.image_size, self.image_size if self.image_width is None else self.image_width
 
     @property
-    def num_tokens(self) -> int:
+    def image_colours(self) -> Colours:
+        return self.image_mean, self.image_std
+
+    @property
+    def num_parts(self) -> int:
         rows, columns = self.image_shape
-        return self.class_token + rows // self.patch_size * (columns // self.patch_size)
+        return rows // self.patch_size * (columns // self.patch_size)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.class_token + self.num_parts
 
     def build(self, key: Key) -> "PatchInput":
         return PatchInput(self, key)
@@ -90,6 +98,11 @@ class PatchInput(ImageInput):
         x = x if self.norm is None else self.norm(x)
         return ImageTokens(dropout(x, self.config.dropout_rate, key, "bpd"), None)
 
+    def pixels(self, batch: Batch) -> Array:
+        """The normalised pixels of each patch, float32 (b, p, patch_size * patch_size * 3)."""
+        image = normalise(batch["image"], self.config.image_mean, self.config.image_std)
+        return patches_of(image, self.config.patch_size)
+
     def _hidden(self, dtype: DTypeLike) -> Array:
         return weight(self.mask_token, dtype) if self.config.mask_token else jnp.zeros((), dtype)
 
@@ -108,8 +121,19 @@ class GridInputConfig(ImageInputConfig):
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of pixels."""
         return self.tower.image_shape
+
+    @property
+    def image_colours(self) -> Colours:
+        return self.tower.image_mean, self.tower.image_std
+
+    @property
+    def num_parts(self) -> int:
+        return self.tower.num_positions
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.tower.needs_whole_batch
 
     def build(self, key: Key) -> "GridInput":
         return GridInput(self, key)

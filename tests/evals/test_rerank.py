@@ -1,0 +1,128 @@
+"""Reranking and masked words against what a few rows give by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.evals.embed import PairScorer
+from mmjax.evals.masked_words import MaskedWordsEval, first_image_of, masked_places
+from mmjax.evals.pairs import Towers, pair_scores
+from mmjax.evals.rerank import RerankEval, nearest, reranked
+from mmjax.evals.retrieval import RetrievalEval
+from mmjax.types import Array, Params
+from tests.evals.eval_fakes import FakeRecord, encoders, mesh_of, split_of
+
+PARAMS: Params = {"turn": jnp.float32(1), "scale": jnp.float32(0)}
+MASK, SPECIAL = 999, (0, 999)
+
+
+def _degrees(params: Params, image: Array) -> Array:
+    high, low = (image[:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
+    return 256 * high + low
+
+
+def _ids(params: Params, text_ids: Array, text_mask: Array) -> Array:
+    return text_ids.astype(jnp.float32)
+
+
+def _match(params: Params, text: Array, image: Array) -> Array:
+    """Above even odds where the caption lies within 10 degrees of 40 behind the image."""
+    return 10 - jnp.abs(text[:, 0] - image - 40)
+
+
+def _words(params: Params, text: Array, image: Array) -> Array:
+    """It guesses what it sees."""
+    return jnp.broadcast_to(image[:, None], text.shape).astype(jnp.int32)
+
+
+def scorer() -> PairScorer:
+    functions = (jax.jit(function) for function in (_degrees, _ids, _match, _words, lambda params: params["scale"]))
+    return PairScorer(*functions, mesh_of())
+
+
+def evaluation(records: list[FakeRecord], num_candidates: int) -> dict[str, float]:
+    split = split_of(records, batch_size=2)
+    retrieval = RetrievalEval(encoders(mesh_of()), split)
+    return RerankEval(scorer(), retrieval, split, num_candidates).run(PARAMS)
+
+
+def test_three_examples_by_hand() -> None:
+    """Captions lie 40 degrees behind their images, at 40, 130 and 220; images at 0, 90 and 180.
+
+    The towers, which take what is nearest, answer 0 with 40, 90 with 130 and 180 with 220: all right, as 130 is 50 from
+    180. For the captions, 40 is nearer to 0 than to 90, and so on. The match agrees. A second caption at 85 for the
+    image at 45 is nearest to the image at 90 (5 away), and the towers are wrong; the match puts it right.
+    """
+    records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
+    found = evaluation(records, num_candidates=2)
+    split = split_of(records, batch_size=2)
+    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
+    assert towers["text_to_image/r@1"] < 1.0
+    assert found["text_to_image/r@1"] == 1.0
+    # 45 is 5 from 40 and 40 from its own 85, which is second; 90 is 5 from 85 and 40 from its own 130.
+    assert towers["image_to_text/r@1"] == 0.5
+    assert found["image_to_text/r@1"] == 1.0
+    assert found["match_accuracy"] == 1.0
+    assert found["num_candidates"] == 2
+    assert found["num_passes"] <= 4 * 2 * 2 + 8
+
+
+def test_similarity_is_added_times_the_scale() -> None:
+    """With a scale that drowns the odds the order is that of the towers."""
+    records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
+    split = split_of(records, batch_size=2)
+    retrieval = RetrievalEval(encoders(mesh_of()), split)
+    towers = retrieval.run(PARAMS)
+    found = RerankEval(scorer(), retrieval, split, 2).run({**PARAMS, "scale": jnp.float32(1e6)})
+    for direction in ("image_to_text", "text_to_image"):
+        assert found[f"{direction}/r@1"] == towers[f"{direction}/r@1"]
+    assert found["match_accuracy"] == 1.0
+
+
+def test_with_one_candidate_nothing_can_change() -> None:
+    records = [FakeRecord(0, ("40",)), FakeRecord(45, ("85",))]
+    found = evaluation(records, num_candidates=1)
+    towers = RetrievalEval(encoders(mesh_of()), split_of(records, batch_size=2)).run(PARAMS)
+    assert found["image_to_text/r@1"] == towers["image_to_text/r@1"] == 0.5
+    assert "image_to_text/r@5" not in found
+
+
+def test_ranks_among_candidates() -> None:
+    near = np.asarray([[0, 1], [1, 2], [2, 0]])
+    right = np.asarray([[0, 1], [1, 0], [2, 2], [2, 0]])
+    assert reranked(near, np.asarray([0.1, 0.2, 5.0, 4.0, 1.0, 1.0]), right).tolist() == [0, 2, 0]
+    # A tie counts against the model, and so does what is not a number.
+    assert reranked(near, np.asarray([0.2, 0.2, 5.0, 4.0, 1.0, 1.0]), right).tolist() == [1, 2, 0]
+    assert reranked(near, np.full(6, np.nan), right).tolist() == [1, 2, 0]
+
+
+def test_nearest_are_the_best_first() -> None:
+    candidates = np.asarray([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    assert nearest(candidates, candidates, 2).tolist() == [[0, 2], [1, 2], [2, 1]]
+
+
+def test_pairs_are_scored_in_their_order_whatever_the_batch() -> None:
+    towers = Towers(np.asarray([0.0, 90.0, 45.0], np.float32), np.asarray([[40.0], [130.0]], np.float32))
+    pairs = np.asarray([[2, 1], [0, 0], [1, 1], [0, 1], [2, 0]])
+    expected = [10 - 45, 10, 10, 10 - 90, 10 - 45]
+    for batch_size in (2, 5, 7):
+        assert pair_scores(scorer(), PARAMS, towers, pairs, batch_size).tolist() == expected
+
+
+def test_masked_words_by_hand() -> None:
+    """It guesses the angle of the image that it sees, which is the caption's word for two of three."""
+    records = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
+    split = split_of(records, batch_size=2)
+    retrieval = RetrievalEval(encoders(mesh_of()), split)
+    found = MaskedWordsEval(scorer(), retrieval, split, MASK, SPECIAL).run(PARAMS)
+    assert found["with_image"] == 2 / 3
+    assert found["other_image"] == 0.0
+    assert found["gain"] == 2 / 3
+    assert found["num_captions"] == 3
+
+
+def test_what_is_masked_is_a_word() -> None:
+    text_ids = np.asarray([[0, 5, 6, 999], [7, 8, 9, 0], [0, 3, 0, 0]])
+    places = masked_places(text_ids, text_ids > 0, SPECIAL)
+    assert places.tolist() == [1, 1, 1]
+    assert first_image_of(np.asarray([[2, 0], [1, 1], [3, 0]]), 2).tolist() == [2, 1]

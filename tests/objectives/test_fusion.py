@@ -1,0 +1,311 @@
+"""The objective of fusion models: each term against the functions that it is made of, and the same on every mesh."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from mmjax import config
+from mmjax.errors import UserError
+from mmjax.losses import contrastive
+from mmjax.losses.pairs import pair_cross_entropy
+from mmjax.losses.regions import class_divergence, feature_regression
+from mmjax.models.fusion import published
+from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
+from mmjax.models.fusion.model import Fusion, FusionConfig
+from mmjax.models.fusion.published import Size, Vocabulary
+from mmjax.objectives.base import ObjectiveConfig
+from mmjax.objectives.contrastive import ContrastiveConfig
+from mmjax.objectives.fusion import FusionObjectiveConfig
+from mmjax.objectives.fusion_terms import AlignTerm, AnswerTerm, ContrastTerm, MatchTerm, RegionTerm, TokenTerm
+from mmjax.objectives.masking import MaskingConfig
+from mmjax.parallel import rules
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training import gradients
+from mmjax.training.program import Program, build_program
+from mmjax.training.step import TrainConfig
+from tests.parity.reference import seeded
+from tests.tolerances import LAYER, above, relative_errors
+from tests.training import toy
+
+NUM_ROWS = 8
+SIZE = Size(width=32, depth=2, num_heads=4, mlp_dim=48, dropout_rate=0.0, attention_dropout_rate=0.0)
+WORDS = Vocabulary(vocab_size=100, context_len=8, num_token_types=2)
+REGIONS = {"feature_dim": 16, "num_classes": 8}
+ALBEF_SIZES: dict[str, int] = {"fusion_depth": 1, "image_side": 8, "patch_size": 4, "embed_dim": 16}
+PIXELS = RegionHeadConfig((("pixels", 48),))
+ALBEF = replace(
+    published.albef(SIZE, replace(SIZE, norm_eps=1e-6), WORDS, **ALBEF_SIZES),
+    heads=HeadsConfig(pair="token", regions=(PIXELS,)),
+)
+UNITER = published.uniter(SIZE, WORDS, **REGIONS)
+MASKING = {"mask_id": 3, "special_ids": (0, 1, 2, 3), "masking": MaskingConfig(rate=0.3, at_least_one=True)}
+OBJECTIVES: dict[str, tuple[FusionConfig, FusionObjectiveConfig]] = {
+    "albef": (
+        ALBEF,
+        FusionObjectiveConfig(
+            contrast=ContrastTerm(queue_batches=2, momentum=0.5, distillation_steps=4),
+            match=MatchTerm(),
+            tokens=TokenTerm(**MASKING),
+            regions=(RegionTerm(kind="pixels", rate=0.5),),
+        ),
+    ),
+    "uniter": (
+        UNITER,
+        FusionObjectiveConfig(
+            match=MatchTerm(weight=2.0, negatives="random"),
+            tokens=TokenTerm(**MASKING),
+            regions=(RegionTerm(kind="features"), RegionTerm(kind="divergence")),
+            align=AlignTerm(),
+        ),
+    ),
+    "drawn": (
+        UNITER,
+        FusionObjectiveConfig(
+            tokens=TokenTerm(**MASKING), match=MatchTerm(negatives="random"), align=AlignTerm(weight=1.0), mix="draw"
+        ),
+    ),
+    "undrawn": (ALBEF, FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm())),
+}
+
+
+def batch_of() -> dict[str, np.ndarray]:
+    """Eight examples, of which two are one pair, and one counts nothing."""
+    batch = seeded.inputs(
+        batch_size=4, text_len=8, num_regions=5, vocab_size=100, feature_dim=16, num_classes=8, padded=True
+    )
+    named = {
+        "text_ids": batch.text_ids,
+        "text_mask": batch.text_mask,
+        "region_features": batch.features,
+        "region_boxes": batch.boxes,
+        "region_mask": batch.region_mask,
+        "region_probabilities": batch.region_targets,
+    }
+    rows = {name: np.resize(array, (NUM_ROWS, *array.shape[1:])) for name, array in named.items()}
+    return rows | {
+        "image": np.random.default_rng(0).integers(0, 256, (NUM_ROWS, 8, 8, 3), np.uint8),
+        "ids": np.asarray([0, 1, 2, 3, 4, 5, 6, 0], np.int32),
+        "weights": np.asarray([1, 1, 1, 0, 1, 1, 1, 1], np.float32),
+        "answers": np.arange(NUM_ROWS, dtype=np.int32) - 1,
+    }
+
+
+def program_of(name: str, sizes: tuple[int, int, int], accumulate: int = 1) -> tuple[Program, Mesh]:
+    model, objective = OBJECTIVES[name]
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    sharding = rules.batch_sharding(mesh)
+    spec = {key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for key, x in batch_of().items()}
+    with jax.set_mesh(mesh):
+        train = TrainConfig(num_steps=10, accumulate=accumulate)
+        return build_program(model.build, objective.build(), toy.SGD, train, mesh, spec), mesh
+
+
+def gradient_of(name: str, sizes: tuple[int, int, int], accumulate: int = 1) -> Any:
+    """(gradient, loss and its terms) of a step."""
+    program, mesh = program_of(name, sizes, accumulate)
+    with jax.set_mesh(mesh):
+        state = program.init()
+        batch = jax.device_put(batch_of(), rules.batch_sharding(mesh))
+        gradient = jax.jit(gradients.make_gradient(program.model.graphdef, program.objective, accumulate))
+        grads, loss, _ = gradient(moved(state.params), batch, state.objective, jax.random.key(0))
+        return jax.device_get((grads, loss))
+
+
+def moved(params: Any) -> Any:
+    """Parameters away from where they are born, where right and wrong pairs look alike and their gradients cancel."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: jax.device_put(np.asarray(x) + 0.1 * rng.normal(size=x.shape).astype(np.float32), x.sharding), params
+    )
+
+
+@functools.cache
+def on_one_device(name: str) -> Any:
+    return gradient_of(name, (1, 1, 1))
+
+
+LONG = [("albef", (8, 1, 1)), ("albef", (2, 4, 1)), ("uniter", (8, 1, 1)), ("uniter", (2, 4, 1)), ("drawn", (2, 2, 2))]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("albef", (2, 2, 2)), ("uniter", (2, 2, 2)), *(pytest.param(*case, marks=pytest.mark.long) for case in LONG)],
+    ids=str,
+)
+def test_every_mesh_gives_what_one_device_gives(name: str, sizes: tuple[int, int, int]) -> None:
+    (grads, loss), (expected_grads, expected) = gradient_of(name, sizes), on_one_device(name)
+    if "align" in loss.terms:
+        # Distances of right pairs less those of wrong ones, of which little is left.
+        found, wanted = loss.terms.pop("align"), {**expected.terms}.pop("align")
+        assert float(found.sum) == pytest.approx(float(wanted.sum), abs=LAYER * float(wanted.count))
+        expected = expected._replace(terms={k: v for k, v in expected.terms.items() if k != "align"})
+    assert above(relative_errors((grads, loss), (expected_grads, expected)), LAYER) == {}
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch() -> None:
+    """Of what is not drawn for each example, as masks are: contrast, and matches with the whole batch's negatives."""
+    grads, loss = gradient_of("undrawn", (2, 1, 1), accumulate=2)
+    expected_grads, expected = on_one_device("undrawn")
+    assert above(relative_errors(loss.total.value, expected.total.value), LAYER) == {}
+    assert above(relative_errors(grads, expected_grads), LAYER) == {}
+
+
+def step_of(name: str) -> tuple[Fusion, Any, Any, Any]:
+    """A model, what it made of the batch, its loss, and the batch."""
+    model, objective = OBJECTIVES[name]
+    fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    built = objective.build()
+    embeddings = built.encode(fusion, batch, jax.random.key(1))
+    loss, _ = built.loss(fusion, embeddings, batch, {}, jax.random.key(2))
+    return fusion, embeddings, loss, batch
+
+
+def test_terms_are_the_losses_they_are_named_after() -> None:
+    """UNITER's, each read from a pass of its own."""
+    fusion, embeddings, loss, batch = step_of("uniter")
+    hidden, labels = embeddings["hidden"], np.asarray(embeddings["labels"])
+    _, masked = fusion(batch, masked=hidden)
+    regions = {
+        "region_features": feature_regression(masked["features"], batch["region_features"], hidden, batch["weights"]),
+        "region_divergence": class_divergence(
+            masked["classes"], batch["region_probabilities"], hidden, batch["weights"]
+        ),
+    }
+    for name, mean in regions.items():
+        assert above(relative_errors(loss.terms[name], mean), LAYER) == {}
+    logits = fusion.token_head(fusion.fuse(embeddings["text masked"], embeddings["image plain"]).text, fusion.text)
+    shares = jax.nn.log_softmax(np.asarray(logits, np.float64))
+    counted = (labels >= 0) & (np.asarray(batch["weights"])[:, None] > 0)
+    picked = np.take_along_axis(np.asarray(shares), np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    assert float(loss.terms["tokens"].value) == pytest.approx(-picked[counted].mean(), rel=LAYER)
+    assert float(loss.terms["tokens_accuracy"].value) == (np.asarray(logits).argmax(-1) == labels)[counted].mean()
+    config = OBJECTIVES["uniter"][1]
+    total = sum(term.weight * float(loss.terms[name].value) for name, term in config.terms.items())
+    assert float(loss.total.value) == pytest.approx(total, rel=LAYER)
+
+
+def test_matches_are_of_pairs_and_of_others() -> None:
+    """With one negative that is possible for each, the loss is that of rows put together by hand."""
+    model, objective = ALBEF, FusionObjectiveConfig(match=MatchTerm())
+    fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    # Two pairs: each is the only negative of the other.
+    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+    built = objective.build()
+    loss, _ = built.loss(fusion, built.encode(fusion, batch, None), batch, {}, jax.random.key(0))
+    swapped = jnp.asarray([1, 0, 2, 3, 4, 5, 6, 7])
+    other = batch | {"image": batch["image"][swapped]}
+    parts = [
+        pair_cross_entropy(fusion(rows)[1]["pair_logits"], jnp.full(NUM_ROWS, matched), batch["weights"])
+        for rows, matched in ((batch, 1), (other, 0), (other, 0))
+    ]
+    # The text for an image is the other way round, and so the same two pairs.
+    expected = sum(float(part.sum) for part in parts) / sum(float(part.count) for part in parts)
+    assert float(loss.total.value) == pytest.approx(expected, rel=LAYER)
+    assert float(loss.terms["match_accuracy"].count) == 6
+
+
+def test_the_contrast_is_that_of_the_towers() -> None:
+    fusion, _, loss, batch = step_of("undrawn")
+    image, text = fusion.image_embed(batch["image"]), fusion.text_embed(batch["text_ids"], batch["text_mask"])
+    expected = contrastive(image, text, fusion.log_scale[...], None, batch["ids"], batch["weights"], kind="softmax")
+    assert above(relative_errors(loss.terms["contrast"], expected), LAYER) == {}
+
+
+def test_what_is_hidden_is_there_and_never_nothing() -> None:
+    _, embeddings, _, batch = step_of("uniter")
+    hidden, there = np.asarray(embeddings["hidden"]), np.asarray(batch["region_mask"])
+    assert not (hidden & ~there).any()
+    assert hidden.any(axis=1).all()
+    assert not hidden.all()
+
+
+def test_one_term_is_drawn_in_proportion_to_its_weight() -> None:
+    model, objective = OBJECTIVES["drawn"]
+    objective = replace(objective, match=replace(objective.match, weight=3.0))
+    fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    built = objective.build()
+    embeddings = built.encode(fusion, batch, None)
+    graph, state = nnx.split(fusion)
+
+    @jax.jit
+    def loss(key: Any) -> Any:
+        return built.loss(nnx.merge(graph, state), embeddings, batch, {}, key)[0]
+
+    losses = [jax.device_get(loss(jax.random.key(number))) for number in range(60)]
+    drawn = [[name for name in objective.terms if float(found.terms[name].count) > 0] for found in losses]
+    assert all(len(names) == 1 for names in drawn)
+    assert all(
+        float(found.total.value) == pytest.approx(float(found.terms[name].value), rel=LAYER)
+        for found, (name,) in zip(losses, drawn, strict=True)
+    )
+    counts = {name: sum(name in names for names in drawn) for name in objective.terms}
+    # Of 60 draws 36 are expected for the match, with a deviation of 3.8, and 12 for each of the others.
+    assert 24 <= counts["match"] <= 48
+    assert min(counts.values()) > 0
+
+
+def test_the_teacher_follows_and_its_queue_fills() -> None:
+    program, mesh = program_of("albef", (1, 1, 1))
+    with jax.set_mesh(mesh):
+        state = program.init()
+        moved = jax.tree.map(lambda x: x + 1, state.params)
+        built = OBJECTIVES["albef"][1].build()
+        batch = jax.device_put(batch_of(), rules.batch_sharding(mesh))
+
+        def step(params: Any, carried: Any) -> Any:
+            model = nnx.merge(program.model.graphdef, params)
+            return built.loss(model, built.encode(model, batch, None), batch, carried, None)[1]
+
+        after = jax.device_get(jax.jit(step)(moved, state.objective))
+    assert int(after["step"]) == 1
+    assert after["queue"].weights.sum() == batch_of()["weights"].sum()
+    assert after.keys() == {"teacher", "queue", "step"}
+    before, halfway = jax.device_get(state.objective["teacher"]), after["teacher"]
+    np.testing.assert_allclose(halfway["log_scale"], before["log_scale"] + 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (FusionObjectiveConfig(contrast=ContrastTerm()), "objective needs model.embed_dim"),
+        (FusionObjectiveConfig(match=MatchTerm()), "objective needs model.embed_dim"),
+        (FusionObjectiveConfig(answers=AnswerTerm()), "objective needs model.heads.num_answers"),
+        (FusionObjectiveConfig(regions=(RegionTerm(kind="pixels"),)), "objective needs an image of PatchInputConfig"),
+        (ContrastiveConfig(), "trains a dual encoder, not a FusionConfig"),
+    ],
+    ids=str,
+)
+def test_a_model_without_the_head_is_refused(objective: ObjectiveConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        objective.check_model(UNITER)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (FusionObjectiveConfig, "has no term"),
+        (lambda: FusionObjectiveConfig(align=AlignTerm()), "needs objective.match"),
+        (lambda: MatchTerm(weight=0.0), "must be above 0"),
+        (lambda: TokenTerm(text="plain"), "need a text that is masked"),
+        (lambda: RegionTerm(image="plain"), "need an image that is masked"),
+        (lambda: RegionTerm(rate=1.0), r"not in \(0, 1\)"),
+        (lambda: ContrastTerm(momentum=1.0), r"momentum in \[0, 1\)"),
+    ],
+)
+def test_terms_that_mean_nothing_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_it_is_written_and_read_as_any_config() -> None:
+    for _, objective in OBJECTIVES.values():
+        values = config.to_dict(objective, ObjectiveConfig)
+        assert config.from_dict(ObjectiveConfig, values) == objective
