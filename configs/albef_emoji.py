@@ -2,6 +2,7 @@
 that tells hard negatives apart and guesses masked words.
 
     python -m mmjax.train --config configs/albef_emoji.py --workdir runs/albef
+    python -m mmjax.evaluate --workdir runs/albef
 """
 
 from dataclasses import replace
@@ -9,60 +10,57 @@ from dataclasses import replace
 import ml_collections
 
 from configs.emoji_siglip import IMAGE as SIGLIP_IMAGE
-from configs.emoji_siglip import IMAGE_SIZE, experiment
+from configs.emoji_siglip import IMAGE_SIZE, TEXT_LEN, WIDTH, experiment
+from mmjax.experiment import Experiment
+from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.patches import PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary, albef
 from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import ContrastTerm, MatchTerm, TokenTerm
 from mmjax.objectives.masking import MaskingConfig
-from mmjax.training.step import TrainConfig
 
-WIDTH, TEXT_LEN = 128, 16
 SMALL = Size(width=WIDTH, depth=3, num_heads=4, mlp_dim=2 * WIDTH, dropout_rate=0.0, attention_dropout_rate=0.0)
 WORDS = Vocabulary(vocab_size=8194, context_len=TEXT_LEN, num_token_types=1)
+MASK_ID, SPECIAL_IDS = 8193, (0, 1, 8192, 8193)
+"""Of the tokenizer `emoji+mask`."""
+
 PATCHES = PatchInputConfig(
     width=WIDTH,
     dropout_rate=0.0,
     image_size=IMAGE_SIZE,
     image_mean=SIGLIP_IMAGE.image_mean,
     image_std=SIGLIP_IMAGE.image_std,
-    patch_size=16,
-    position_stddev=0.9,
+    patch_size=SIGLIP_IMAGE.patch_size,
+    position_stddev=SIGLIP_IMAGE.position_stddev or 0.02,
 )
-MASK_ID, SPECIAL_IDS = 8193, (0, 1, 8192, 8193)
-"""Of the tokenizer `emoji+mask`."""
+# Captions are short: with the usual 15% most would have no masked word.
+TOKENS = TokenTerm(
+    masking=MaskingConfig(rate=0.3, max_labels=6, at_least_one=True), mask_id=MASK_ID, special_ids=SPECIAL_IDS
+)
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The config."""
-    small = albef(
+    model = albef(
         SMALL,
-        replace(SMALL, depth=3, mlp_dim=3 * WIDTH, norm_eps=1e-6),
+        replace(SMALL, mlp_dim=3 * WIDTH, norm_eps=1e-6),
         WORDS,
         fusion_depth=2,
         image_side=IMAGE_SIZE,
-        patch_size=16,
+        patch_size=PATCHES.patch_size,
         embed_dim=WIDTH,
     )
-    base = experiment(SIGLIP_IMAGE, num_steps=600)
+    objective = FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm(), tokens=TOKENS)
+    return fusion_experiment(replace(model, image=PATCHES), objective, num_steps=500).to_config_dict()
+
+
+def fusion_experiment(model: FusionConfig, objective: FusionObjectiveConfig, num_steps: int) -> Experiment:
+    """The data, augmentation and optimizer of `emoji_siglip` around a fusion model, run as straight-line code."""
+    base = experiment(SIGLIP_IMAGE, num_steps)
     return replace(
         base,
-        model=replace(
-            small,
-            image=PATCHES,
-            towers=replace(small.towers, unroll=-1),
-            fusion=replace(small.fusion, unroll=-1),
-        ),
+        model=replace(model, towers=replace(model.towers, unroll=-1), fusion=replace(model.fusion, unroll=-1)),
         data=replace(base.data, tokenizer="emoji+mask", num_words=0, word_starts=True),
-        objective=FusionObjectiveConfig(
-            contrast=ContrastTerm(),
-            match=MatchTerm(),
-            tokens=TokenTerm(
-                masking=MaskingConfig(rate=0.3, max_labels=6, at_least_one=True),
-                mask_id=MASK_ID,
-                special_ids=SPECIAL_IDS,
-            ),
-        ),
+        objective=objective,
         evals=replace(base.evals, zero_shot=None),
-        train=TrainConfig(num_steps=600),
-    ).to_config_dict()
+    )
