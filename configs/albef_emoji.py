@@ -12,6 +12,7 @@ import ml_collections
 from configs.emoji_siglip import IMAGE as SIGLIP_IMAGE
 from configs.emoji_siglip import IMAGE_SIZE, TEXT_LEN, WIDTH, experiment
 from mmjax.experiment import Experiment
+from mmjax.models.fusion.heads import PoolerConfig
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.patches import PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary, albef
@@ -50,8 +51,19 @@ def get_config() -> ml_collections.ConfigDict:
         patch_size=PATCHES.patch_size,
         embed_dim=WIDTH,
     )
-    objective = FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm(), tokens=TOKENS)
-    return fusion_experiment(replace(model, image=PATCHES), objective, num_steps=500).to_config_dict()
+    # Read from the text's first token alone, the match learns nothing in so few steps: a product of both streams, as
+    # ViLBERT has it, begins where the towers are.
+    model = replace(
+        model,
+        image=PATCHES,
+        pooler=PoolerConfig(("text", "image"), "tanh"),
+        heads=replace(model.heads, pair="product"),
+    )
+    # Its gradient is small beside that of the words.
+    objective = FusionObjectiveConfig(
+        contrast=ContrastTerm(), match=MatchTerm(weight=4.0), tokens=replace(TOKENS, weight=0.5)
+    )
+    return fusion_experiment(model, objective, num_steps=500).to_config_dict()
 
 
 def fusion_experiment(model: FusionConfig, objective: FusionObjectiveConfig, num_steps: int) -> Experiment:

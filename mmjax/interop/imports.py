@@ -16,6 +16,7 @@ from mmjax.data.placement import place_whole
 from mmjax.errors import UserError
 from mmjax.interop.big_vision import opened_file
 from mmjax.interop.formats import Format, Spec, as_function, part_of
+from mmjax.interop.fusion.init import taken
 from mmjax.interop.huggingface.folder import read_folder
 from mmjax.interop.layouts import Shape
 from mmjax.interop.mapping import without_ignored
@@ -24,6 +25,7 @@ from mmjax.interop.shapes import parameter_shapes
 from mmjax.interop.tensors import Tensors
 from mmjax.models.base import ModelConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.nn import positions
 from mmjax.optim import paths
@@ -137,18 +139,37 @@ def initialised(params: Params, init: InitConfig, model: ModelConfig, say: Calla
     Raises:
         UserError: a checkpoint is not of this model, or cannot be read.
     """
-    if not isinstance(model, DualEncoderConfig):
-        raise UserError(f"config.init fills dual encoders, not a {type(model).__name__}: leave init out")
-    found: dict[str, Array] = {}
     leaves = paths.leaves(params)
+    if isinstance(model, FusionConfig):
+        found = _streams(leaves, init, model, say)
+        return paths.map_leaves(lambda path, leaf: found.get(path, leaf), params)
+    assert isinstance(model, DualEncoderConfig)
+    found = {}
     sources = (("both", init.source), ("image", init.image_source), ("text", init.text_source))
     for part, source in sources:
         if source is not None:
             with opened(source) as foreign:
-                taken = _placed(foreign, part, init.backbone_only, model, leaves)
-                say(_account(foreign, taken))
-                found |= taken
+                arrays = _placed(foreign, part, init.backbone_only, model, leaves)
+                say(_account(foreign, arrays))
+                found |= arrays
     return paths.map_leaves(lambda path, leaf: found.get(path, leaf), params)
+
+
+def _streams(
+    leaves: Mapping[str, Array], init: InitConfig, model: FusionConfig, say: Callable[[str], None]
+) -> dict[str, Array]:
+    """The parameters of a fusion model's streams that a BERT or a ViT gives."""
+    if init.source is not None:
+        raise UserError("init.source fills dual encoders; of a fusion model set init.text_source and init.image_source")
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    found: dict[str, Array] = {}
+    for name, source in (("text", init.text_source), ("image", init.image_source)):
+        if source is not None:
+            with opened(source) as foreign:
+                arrays = taken(model, name, foreign.spec.model, foreign.tensors, shapes)  # type: ignore[arg-type]
+                found |= {path: _like(leaves[path], path, array) for path, array in arrays.items()}
+                say(f"{foreign.source} ({foreign.format.name}): {len(arrays)} parameters of the {name} stream taken")
+    return found
 
 
 def loaded(foreign: Foreign, specs: Params, mesh: jax.sharding.Mesh) -> Params:

@@ -147,6 +147,21 @@ def to_ours(
         yield from _row_to_ours(row, theirs, shapes)
 
 
+def partly_to_ours(
+    table: Table, theirs: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters that the table names, from foreign tensors of which others may be left over.
+
+    Raises:
+        UserError: a tensor is missing, or of another shape.
+    """
+    for row in table:
+        missing = [name for name in names_of(row, shapes) if name not in theirs]
+        if missing:
+            raise UserError(f"tensor {missing[0]} is missing: the checkpoint has fewer layers than the model")
+        yield from _row_to_ours(row, theirs, shapes)
+
+
 def _row_to_ours(
     row: Row, theirs: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> Iterator[tuple[str, np.ndarray]]:
