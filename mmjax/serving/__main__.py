@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -13,9 +14,12 @@ from mmjax import ending
 from mmjax.errors import UserError
 from mmjax.serving.app import make_app
 from mmjax.serving.batching import batch_config
+from mmjax.serving.fusion_model import FusionModel
+from mmjax.serving.fusion_service import FusionService
 from mmjax.serving.lanes import BatchConfig
 from mmjax.serving.limits import MEBI, Limits
-from mmjax.serving.model import DTYPES, ModelConfig, load
+from mmjax.serving.loading import load
+from mmjax.serving.model import DTYPES, ModelConfig
 from mmjax.serving.quantize import QUANTIZATIONS
 from mmjax.serving.search import SearchIndex
 from mmjax.serving.service import Service
@@ -35,14 +39,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             "--max-batch, --max-body-mib and --answer-secs start at 1, --max-wait-ms at 0: give larger values"
         )
-    embedder = load(ModelConfig(options.model, options.device, options.dtype, options.quantize))
-    index = None if options.index is None else SearchIndex(options.index, embedder.fingerprint)
+    model = load(ModelConfig(options.model, options.device, options.dtype, options.quantize))
+    index = None if options.index is None else SearchIndex(options.index, model.fingerprint)
     limits = Limits(
         body_bytes=options.max_body_mib * MEBI,
         all_bodies_bytes=8 * options.max_body_mib * MEBI,
         answer_secs=options.answer_secs,
     )
-    service = Service(embedder, index, limits, batch_config(options.device, options.max_batch, options.max_wait_ms))
+    batching = batch_config(options.device, options.max_batch, options.max_wait_ms)
+    make = partial(FusionService, model) if isinstance(model, FusionModel) else partial(Service, model)
+    service = make(index, limits, batching)
     sys.setswitchinterval(SWITCH_SECS)
     serve(service, options.host, options.port)
 

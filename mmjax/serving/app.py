@@ -11,15 +11,16 @@ from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 from starlette.middleware import Middleware
 
 import mmjax
 from mmjax.serving import schemas
 from mmjax.serving.admission import Admission, Watch, refusal_response
+from mmjax.serving.bodies import REFUSALS, images_of
+from mmjax.serving.fusion_service import FusionService
 from mmjax.serving.images import from_base64
 from mmjax.serving.limits import Refused
+from mmjax.serving.match import add_pairs
 from mmjax.serving.schemas import Requests
 from mmjax.serving.service import Service
 
@@ -33,13 +34,6 @@ PAGE_POLICY = (
 THUMBNAILS = "/v1/index/thumbnails"
 SHOWN_ERRORS = 5
 LATEST_ROW = 2**62
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    408: {"description": "The body came too slowly."},
-    413: {"description": "Too large: the body, or the pixels of an image."},
-    415: {"description": "Not an image."},
-    422: {"description": "Not as described: fields, types, lengths, numbers of items, damaged images."},
-    503: {"description": "Too busy; Retry-After says when to come back."},
-}
 EMBEDDINGS: dict[int | str, dict[str, Any]] = {200: {"model": schemas.Embeddings}}
 """For the description: what these endpoints return is written already."""
 MULTIPART = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": {"format": "binary"}}}}}
@@ -67,6 +61,8 @@ def make_app(service: Service) -> FastAPI:
     _add_state(app, service)
     _add_embeddings(app, service)
     _add_search(app, service)
+    if isinstance(service, FusionService):
+        add_pairs(app, service)
     _add_errors(app)
     paths |= {getattr(route, "path", "") for route in app.routes}
     return app
@@ -118,6 +114,8 @@ def _facts(service: Service) -> schemas.ModelFacts:
         dtype=config.dtype,
         quantize=config.quantize,
         device=config.device,
+        feature_dim=embedder.feature_dim,
+        mask_token=embedder.mask_token,
         index=None
         if index is None
         else schemas.IndexFacts(**{x: index.facts[x] for x in schemas.IndexFacts.model_fields}),
@@ -134,7 +132,7 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
     )
     async def embed_images(request: Request) -> Response:
         """Files as `multipart/form-data`, each a field `images`, or base64 strings in JSON."""
-        images = await _images_of(request, bodies, service.limits.images)
+        images = await images_of(request, bodies, service.limits.images)
         return _embeddings(await service.embed_images(images))
 
     @app.post("/v1/embed/texts", tags=["embed"], responses=REFUSALS | EMBEDDINGS, summary="Embed texts")
@@ -152,26 +150,6 @@ def _embeddings(embeds: np.ndarray) -> Response:
     """A response and not its model: FastAPI would look at every number again."""
     body = schemas.Embeddings.model_construct(embeddings=embeds.tolist()).model_dump_json()
     return Response(body, media_type="application/json")
-
-
-async def _images_of(request: Request, bodies: Requests, limit: int) -> list[Callable[[], bytes]]:
-    """The images of a request of either kind, each as a function that returns its bytes."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        body = _validated(bodies.images, await request.body())
-        return [partial(from_base64, image) for image in body.images]
-    async with request.form(max_files=limit, max_fields=1) as form:
-        items = form.multi_items()
-        if not items or any(name != "images" or not isinstance(item, UploadFile) for name, item in items):
-            raise Refused(422, "fields", "the form's fields must be files, each called images")
-        files = [await item.read() for _, item in items if isinstance(item, UploadFile)]
-    return [partial(bytes, data) for data in files]
-
-
-def _validated(model: Any, data: bytes) -> Any:
-    try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
 
 
 def _add_search(app: FastAPI, service: Service) -> None:

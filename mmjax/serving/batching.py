@@ -31,6 +31,22 @@ def batch_config(
     return BatchConfig(max_batch, max_wait_ms, side_by_side=torch.get_num_threads() if on_cpu else 1)
 
 
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows (n, t, ...) of several requests under each other, those of a shorter t with zeros behind them.
+
+    A model whose rows may differ in length is told which of them are real by a mask among its inputs.
+    """
+    if len({part.shape[1:] for part in parts}) > 1:
+        longest = max(part.shape[1] for part in parts)
+        parts = [_lengthened(part, longest) for part in parts]
+    return torch.cat(list(parts))
+
+
+def _lengthened(part: torch.Tensor, length: int) -> torch.Tensor:
+    missing = part.new_zeros(len(part), length - part.shape[1], *part.shape[2:])
+    return torch.cat([part, missing], dim=1)
+
+
 class Batcher:
     """Lanes by name, and the threads that empty them, the longest waiting first.
 
@@ -110,7 +126,7 @@ class Batcher:
         """Runs one batch; what goes wrong in it is the answer to all of its requests, and the thread lives on."""
         try:
             names = spans[0].ticket.rows.keys()
-            outputs = encode({name: torch.cat([span.rows(name) for span in spans]) for name in names})
+            outputs = encode({name: joined([span.rows(name) for span in spans]) for name in names})
         except Exception as error:
             with self._changed:
                 self._running -= 1

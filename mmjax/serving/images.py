@@ -16,8 +16,8 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOF
 """What Pillow's decoders raise on damaged files."""
 
 
-def from_base64(text: str) -> bytes:
-    """The bytes of a base64 string.
+def from_base64(text: str, what: str = "an image") -> bytes:
+    """The bytes of a base64 string, which is `what`.
 
     Raises:
         Refused: (422) it is none.
@@ -25,7 +25,7 @@ def from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused(422, "base64", f"an image is not base64: {error}") from error
+        raise Refused(422, "base64", f"{what} is not base64: {error}") from error
 
 
 def open_image(data: bytes, limits: Limits) -> Image.Image:

@@ -24,9 +24,11 @@ from mmjax.data.records import BadRecord, Record
 from mmjax.errors import UserError
 from mmjax.serving import search
 from mmjax.serving.datasets import open_records
+from mmjax.serving.fusion_model import FusionModel
 from mmjax.serving.images import open_image
 from mmjax.serving.limits import Limits, Refused
-from mmjax.serving.model import DTYPES, Embedder, ModelConfig, load
+from mmjax.serving.loading import load_embedder
+from mmjax.serving.model import DTYPES, Embedder, ModelConfig
 
 KINDS = ("flat", "ivf", "hnsw")
 THUMBNAIL_SIDE = 192
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.out.exists():
         raise UserError(f"--out {options.out} exists: remove it, or choose another folder")
     records = open_records(options.data, options.split)
-    embedder = load(ModelConfig(options.model, options.device, options.dtype))
+    embedder = load_embedder(ModelConfig(options.model, options.device, options.dtype))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".index-") as draft:
         folder = Path(draft) / "index"
@@ -90,7 +92,7 @@ class Contents:
             self.text_rows.setdefault(caption, row)
 
 
-def build(embedder: Embedder, records: Any, folder: Path, kind: str, batch: int) -> dict[str, Any]:
+def build(embedder: Embedder | FusionModel, records: Any, folder: Path, kind: str, batch: int) -> dict[str, Any]:
     """Writes the files of the index and returns its facts.
 
     Raises:
@@ -113,7 +115,7 @@ def build(embedder: Embedder, records: Any, folder: Path, kind: str, batch: int)
     return facts_of(embedder, contents, kind)
 
 
-def facts_of(embedder: Embedder, contents: Contents, kind: str) -> dict[str, Any]:
+def facts_of(embedder: Embedder | FusionModel, contents: Contents, kind: str) -> dict[str, Any]:
     return {
         "format": search.FORMAT,
         "kind": kind,
@@ -156,7 +158,9 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def embed_images(embedder: Embedder, group: Sequence[tuple[Record, Image.Image]], contents: Contents, out: Any) -> None:
+def embed_images(
+    embedder: Embedder | FusionModel, group: Sequence[tuple[Record, Image.Image]], contents: Contents, out: Any
+) -> None:
     pixels = [embedder.prepare_image(image)["pixel_values"] for _, image in group]
     contents.image_parts.append(embedder.encode_images({"pixel_values": torch.cat(pixels)}))
     for record, image in group:

@@ -23,6 +23,9 @@ class Limits:
     text_chars: of one text, label or template.
     labels, templates, prompts: of one classification; prompts are labels times templates.
     results: of one search.
+    pairs: texts that are matched with one image.
+    regions: of one image, for models that take regions.
+    masks, words: places that one text leaves open, and words that are named for each.
     queued_images, queued_texts: accepted and not answered, of all requests.
     """
 
@@ -40,6 +43,10 @@ class Limits:
     templates: int = 100
     prompts: int = 2_000
     results: int = 100
+    pairs: int = 64
+    regions: int = 128
+    masks: int = 32
+    words: int = 100
     queued_images: int = 256
     queued_texts: int = 4_096
 

@@ -76,6 +76,10 @@ class Embedder:
     fingerprint: SHA-256 over the files that decide the embeddings.
     """
 
+    feature_dim: int | None = None
+    mask_token: str | None = None
+    """It takes no regions and fills no masks, as a `FusionModel` may."""
+
     def __init__(self, model: nn.Module, processor: Any, tokenizer: Any, config: ModelConfig):
         self._model, self._processor, self._tokenizer = model, processor, tokenizer
         self._device, self._dtype = torch.device(config.device), DTYPES[config.dtype]
@@ -125,9 +129,9 @@ def load(config: ModelConfig) -> Embedder:
     Raises:
         UserError: the folder does not hold a dual encoder with its tokenizer and image preprocessing.
     """
-    values = _read_config(config.folder)
+    values = read_config(config.folder)
     trust = {"trust_remote_code": True} if "auto_map" in values else {}
-    with quiet_transformers(), _explained(config.folder):
+    with quiet_transformers(), explained(config.folder):
         model = transformers.AutoModel.from_pretrained(config.folder, dtype=DTYPES[config.dtype], **trust)
         # Always Pillow: where torchvision is installed the library would use it, and its pixels differ.
         processor = transformers.AutoImageProcessor.from_pretrained(config.folder, backend="pil")
@@ -159,7 +163,12 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise UserError(f"{folder} has no {CONFIG_NAME}: {REMEDY}")
@@ -176,7 +185,7 @@ def _scale_and_bias(model: nn.Module) -> tuple[float, float | None]:
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """What the library says of a folder that it cannot read becomes an error for the user."""
     try:
         yield

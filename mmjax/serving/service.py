@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from mmjax.serving.batching import Batcher
+from mmjax.serving.fusion_model import FusionModel
 from mmjax.serving.images import open_image
-from mmjax.serving.lanes import BatchConfig
+from mmjax.serving.lanes import BatchConfig, Encode
 from mmjax.serving.limits import Gate, Limits, Refused, overloaded
 from mmjax.serving.metrics import Metrics
 from mmjax.serving.model import Embedder, Rows
@@ -38,14 +39,13 @@ class Service:
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: Embedder | FusionModel,
         index: SearchIndex | None = None,
         limits: Limits = Limits(),
         batching: BatchConfig = BatchConfig(),
     ):
         self.embedder, self.index, self.limits, self.metrics = embedder, index, limits, Metrics()
-        encoders = {IMAGE: embedder.encode_images, TEXT: embedder.encode_texts}
-        self._batcher = Batcher(encoders, batching, self.metrics.batch)
+        self._batcher = Batcher(self._lanes(), batching, self.metrics.batch)
         self._gates = {IMAGE: Gate("images", limits.queued_images), TEXT: Gate("texts", limits.queued_texts)}
         self.bodies = Gate("bytes", limits.all_bodies_bytes)
         # Decoding and the model take turns on the same cores: half of them keep the model busy.
@@ -99,6 +99,10 @@ class Service:
     async def thumbnail(self, row: int) -> bytes | None:
         return await self._threaded(lambda: self._open_index.thumbnail(row))
 
+    def _lanes(self) -> dict[str, Encode]:
+        """What the model runs in batches, by name."""
+        return {IMAGE: self.embedder.encode_images, TEXT: self.embedder.encode_texts}
+
     @property
     def ready(self) -> bool:
         return self._batcher.alive
@@ -118,7 +122,7 @@ class Service:
 
     async def _embed_images(self, images: Sequence[Callable[[], bytes]]) -> np.ndarray:
         # Image by image, so that many are decoded at once, and the model starts with the first.
-        return np.concatenate(await _all(self._embed_image(image) for image in images))
+        return np.concatenate(await all_of(self._embed_image(image) for image in images))
 
     async def _embed_image(self, image: Callable[[], bytes]) -> np.ndarray:
         return await self._embed(IMAGE, lambda: self.embedder.prepare_image(open_image(image(), self.limits)))
@@ -127,11 +131,13 @@ class Service:
         return await self._embed(TEXT, lambda: self.embedder.prepare_texts(texts))
 
     async def _embed(self, lane: str, prepare: Callable[[], Rows]) -> np.ndarray:
-        rows = await self._threaded(prepare)
+        return await self._submitted(lane, await self._threaded(prepare))
+
+    async def _submitted(self, lane: str, rows: Rows) -> np.ndarray:
         return await asyncio.wrap_future(self._batcher.submit(lane, rows))
 
     async def _classify(self, image: Callable[[], bytes], labels: Sequence[str], prompts: Sequence[str]) -> list[Score]:
-        image_embed, prompt_embeds = await _all((self._embed_image(image), self._embed_texts(prompts)))
+        image_embed, prompt_embeds = await all_of((self._embed_image(image), self._embed_texts(prompts)))
         means = torch.from_numpy(prompt_embeds).view(len(labels), -1, prompt_embeds.shape[1]).mean(1)
         cosines = torch.nn.functional.normalize(means, dim=-1) @ torch.from_numpy(image_embed[0])
         bias = self.embedder.bias
@@ -151,7 +157,7 @@ class Service:
             raise overloaded(f"no answer within {self.limits.answer_secs:g} seconds") from error
 
 
-async def _all(answers: Any) -> list[Any]:
+async def all_of(answers: Any) -> list[Any]:
     """The results in order; the first error cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:

@@ -70,22 +70,23 @@ class HeadsConfig:
 class Transform(nnx.Module):
     """norm(activation(x W + b)), which BERT has before it predicts words (Devlin et al., 2019, released code)."""
 
-    def __init__(self, key: Key, width: int, activation: Activation, norm_eps: float):
+    def __init__(self, key: Key, num_inputs: int, width: int, activation: Activation, norm_eps: float):
         dense_key, norm_key = jax.random.split(key)
         self.activation: Activation = activation
-        self.dense = Linear(dense_key, "de", (width, width), init=BERT_INIT)
+        self.dense = Linear(dense_key, "de", (num_inputs, width), init=BERT_INIT)
         self.norm = LayerNorm(norm_key, width, dims="e", eps=norm_eps)
 
     def __call__(self, x: Array) -> Array:
-        """x (b, t, d) -> the same shape."""
+        """x (b, t, inputs) -> (b, t, width)."""
         return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
 
 
 class TokenHead(nnx.Module):
-    """Logits of words: the transform, times the transposed table of tokens, plus a number for each word."""
+    """Logits of words: the transform, to the width of the table of tokens, times that table transposed, plus a number
+    for each word."""
 
-    def __init__(self, key: Key, text: TextInput, activation: Activation, norm_eps: float):
-        self.transform = Transform(key, text.config.width, activation, norm_eps)
+    def __init__(self, key: Key, width: int, text: TextInput, activation: Activation, norm_eps: float):
+        self.transform = Transform(key, width, text.config.width, activation, norm_eps)
         num_rows = len(text.tokens.table)
         self.bias = parameter(key, "v", (num_rows,), initializers.zeros, rows=text.config.vocab_size)
 
@@ -103,7 +104,7 @@ class RegionHead(nnx.Module):
     def __init__(self, config: RegionHeadConfig, key: Key, width: int, activation: Activation, norm_eps: float):
         transform_key, *keys = jax.random.split(key, 1 + len(config.outputs))
         self.config = config
-        self.transform = Transform(transform_key, width, activation, norm_eps)
+        self.transform = Transform(transform_key, width, width, activation, norm_eps)
         if config.tied:
             ((_, size),) = config.outputs
             self.bias = parameter(keys[0], "c", (size,), initializers.zeros)

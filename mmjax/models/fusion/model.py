@@ -150,7 +150,7 @@ class Fusion(Model):
         keys = jax.random.split(key, 4)
         block = self.config.fusion.text
         style = block.activation, block.norm_eps
-        self.token_head = TokenHead(keys[0], self.text, *style) if heads.tokens else None
+        self.token_head = TokenHead(keys[0], widths["text"], self.text, *style) if heads.tokens else None
         pooled = self.config.pooler.width if self.config.pooler is not None and heads.pair != "token" else 0
         shape = (pooled or widths["text"], heads.num_pair_classes)
         self.pair_head = Linear(keys[1], "dc", shape, init=BERT_INIT) if heads.num_pair_classes else None
