@@ -112,6 +112,8 @@ def _check_parts(experiment: Experiment) -> None:
     if data.num_words < experiment.objective.num_words:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     experiment.objective.check_model(model)
+    if experiment.evals.splits and not model.embeds:
+        raise UserError("evals.splits asks for retrieval, but model.embed_dim = 0: set it, or leave evals.splits out")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:

@@ -21,6 +21,11 @@ class ModelConfig(ABC):
         return ()
 
     @property
+    def embeds(self) -> bool:
+        """Whether images and texts have embeddings in one space, without which nothing can be retrieved."""
+        return True
+
+    @property
     @abstractmethod
     def text_len(self) -> int:
         """The most tokens of a text."""

@@ -64,6 +64,8 @@ class FusionObjectiveConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         if not self.terms:
             raise UserError("objective has no term: give it tokens, match, contrast, regions, align or answers")
+        if len({term.rate for term in self.regions}) > 1:
+            raise UserError("objective.regions hide the same regions: give all of them one rate")
         if self.align is not None and self.match is None:
             raise UserError("objective.align compares pairs with others: it needs objective.match, which draws them")
 

@@ -13,7 +13,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mmjax import config
+from mmjax.data.config import DataConfig
 from mmjax.errors import UserError
+from mmjax.experiment import EvalsConfig, Experiment, from_values
 from mmjax.losses import contrastive
 from mmjax.losses.pairs import pair_cross_entropy
 from mmjax.losses.regions import class_divergence, feature_regression
@@ -293,6 +295,10 @@ def test_a_model_without_the_head_is_refused(objective: ObjectiveConfig, message
     [
         (FusionObjectiveConfig, "has no term"),
         (lambda: FusionObjectiveConfig(align=AlignTerm()), "needs objective.match"),
+        (
+            lambda: FusionObjectiveConfig(regions=(RegionTerm(rate=0.1), RegionTerm(kind="classes", rate=0.2))),
+            "give all of them one rate",
+        ),
         (lambda: MatchTerm(weight=0.0), "must be above 0"),
         (lambda: TokenTerm(text="plain"), "need a text that is masked"),
         (lambda: RegionTerm(image="plain"), "need an image that is masked"),
@@ -303,6 +309,15 @@ def test_a_model_without_the_head_is_refused(objective: ObjectiveConfig, message
 def test_terms_that_mean_nothing_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_what_cannot_be_retrieved_is_not_evaluated_by_retrieval() -> None:
+    data = DataConfig(text_len=8, batch_size=8)
+    objective = FusionObjectiveConfig(tokens=TokenTerm(**MASKING))
+    experiment = Experiment(UNITER, data, objective=objective)
+    assert from_values(experiment.to_dict()) == experiment
+    with pytest.raises(UserError, match=r"model\.embed_dim = 0: set it, or leave evals\.splits out"):
+        from_values(replace(experiment, evals=EvalsConfig(splits=("test",))).to_dict())
 
 
 def test_it_is_written_and_read_as_any_config() -> None:

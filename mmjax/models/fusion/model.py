@@ -81,6 +81,10 @@ class FusionConfig(ModelConfig):
             raise UserError("heads.pair 'text' needs a pooler: add one, or set pair to 'token'")
 
     @property
+    def embeds(self) -> bool:
+        return self.embed_dim > 0
+
+    @property
     def text_len(self) -> int:
         return self.text.context_len
 
