@@ -189,7 +189,10 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
     def scale(params: Params) -> Array:
         return experiment.objective.similarity_scale(params)
 
-    return PairScorer(jax.jit(image), jax.jit(text), jax.jit(match), jax.jit(words), jax.jit(scale), mesh)
+    assert isinstance(experiment.model, FusionConfig)
+    heads = experiment.model.heads
+    compiled = (jax.jit(image), jax.jit(text), jax.jit(match), jax.jit(words), jax.jit(scale))
+    return PairScorer(*compiled, mesh, can_match=heads.num_pair_classes == 2, can_guess=heads.tokens)
 
 
 class SplitEvals(NamedTuple):
@@ -253,8 +256,9 @@ def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer:
     retrieval = RetrievalEval(encoders, split)
     evals: dict[str, Eval] = {"retrieval": retrieval}
     if encoders.pairs is not None:
-        evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, config.num_candidates)
-        if tokenizer.mask_id is not None:
+        if encoders.pairs.can_match:
+            evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, config.num_candidates)
+        if encoders.pairs.can_guess and tokenizer.mask_id is not None:
             evals["masked_words"] = MaskedWordsEval(
                 encoders.pairs, retrieval, split, tokenizer.mask_id, tokenizer.special_ids
             )

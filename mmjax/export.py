@@ -30,6 +30,7 @@ from mmjax.interop.exports import (
 from mmjax.interop.formats import Spec
 from mmjax.interop.reference import make_sample
 from mmjax.interop.tensors import DTYPES
+from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.proof import sample as samples
 from mmjax.proof.facts import FACTS
 from mmjax.training.checkpoint import Checkpoints
@@ -42,6 +43,11 @@ def main(arguments: Sequence[str]) -> None:
     # Whatever accelerators there are: one host's memory holds the model, and float32 products are exact enough.
     jax.config.update("jax_platforms", "cpu")
     experiment = from_values(workdir.read_config(options.workdir))
+    if not isinstance(experiment.model, DualEncoderConfig):
+        raise UserError(
+            f"{options.workdir} has trained a {type(experiment.model).__name__}, which cannot be exported yet: export "
+            "a dual encoder; docs/fusion.md says what there is for fusion models"
+        )
     trained = read_trained(options, experiment)
     records = sample_records(experiment, options.data)
     with Unfinished(options.out) as folder:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmjax import assembly
+from mmjax import assembly, export, workdir
 from mmjax.config_file import load_config
-from mmjax.evals.embed import Encoders
+from mmjax.errors import UserError
+from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.experiment import from_values
 from mmjax.parallel.mesh import make_mesh
 
@@ -42,3 +43,50 @@ def test_evaluations_show_the_captions_that_the_config_asks_for(tmp_path, evalua
     shown = {record.captions[0] for record in evaluation.splits["unseen_concept_noto"].split.records}
     assert any(text.startswith(caption) for text in shown)
     assert ("twelve o’clock" in shown) == (caption == "twelve o’clock")
+
+
+FUSION = CONFIG.with_name("albef_emoji.py")
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        ({}, {"retrieval", "reranked", "masked_words"}),
+        ({"can_match": False}, {"retrieval", "masked_words"}),
+        ({"can_guess": False}, {"retrieval", "reranked"}),
+    ],
+    ids=["all", "no match", "no words"],
+)
+def test_a_fusion_model_is_evaluated_by_what_it_has_heads_for(tmp_path, heads, expected):
+    experiment = from_values(load_config(str(FUSION)))
+    experiment = replace(experiment, evals=replace(experiment.evals, splits=("unseen_concept_noto",)))
+    mesh = make_mesh(experiment.mesh)
+    encoders = Encoders(None, None, mesh, PairScorer(None, None, None, None, None, mesh, **heads))
+    evaluation = assembly.Evaluation(experiment, assembly.load_tokenizer(experiment), encoders, tmp_path)
+    assert set(evaluation.splits["unseen_concept_noto"].evals) == expected
+
+
+def test_a_pair_scorer_knows_the_heads_of_its_model():
+    experiment = from_values(load_config(str(FUSION)))
+    heads = replace(experiment.model.heads, tokens=False)
+    experiment = replace(experiment, model=replace(experiment.model, heads=heads))
+    mesh = make_mesh(experiment.mesh)
+    pairs = assembly.encoders(experiment, assembly.model_spec_of(experiment, mesh).graphdef, mesh).pairs
+    assert (pairs.can_match, pairs.can_guess) == (True, False)
+
+
+@pytest.mark.parametrize(("tokenizer", "message"), [("emoji", "'emoji\\+mask' has one"), ("emoji+mask", "counts on 5")])
+def test_a_mask_that_the_tokenizer_does_not_have_is_refused(tokenizer, message):
+    experiment = from_values(load_config(str(FUSION)))
+    tokens = replace(experiment.objective.tokens, mask_id=5)
+    objective = replace(experiment.objective, tokens=tokens)
+    data = replace(experiment.data, tokenizer=tokenizer)
+    with pytest.raises(UserError, match=message):
+        assembly.load_tokenizer(replace(experiment, data=data, objective=objective))
+
+
+def test_a_fusion_model_is_not_exported(tmp_path):
+    workdir.write_json(tmp_path / workdir.CONFIG, from_values(load_config(str(FUSION))).to_dict())
+    with pytest.raises(UserError, match="has trained a FusionConfig, which cannot be exported yet"):
+        export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -29,7 +29,8 @@ class PairScorer:
     `image(params, image)` and `text(params, text_ids, text_mask)` give what the towers make of a side, any tree of
     arrays (b, ...); `match(params, text, image)` the log odds float32 (b,) that those of one row belong together;
     `words(params, text, image)` the likeliest token int32 (b, t) at each place of the text; `scale(params)` what a
-    similarity of the towers is multiplied with before it is added to the log odds.
+    similarity of the towers is multiplied with before it is added to the log odds. A model without the head for it
+    cannot `match`, or guess `words`.
     """
 
     image: Callable[[Params, Array], Tree]
@@ -38,6 +39,8 @@ class PairScorer:
     words: Callable[[Params, Tree, Tree], Array]
     scale: Callable[[Params], Array]
     mesh: Mesh
+    can_match: bool = True
+    can_guess: bool = True
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ from mmjax.models.fusion.patches import GridInputConfig, PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary
 from mmjax.models.resnet import ResNetConfig
 from mmjax.nn.bimodal import Group, Layer, Masks, Streams, TrunkConfig
-from mmjax.nn.parameter import BERT_INIT, dims_of, num_parameters
+from mmjax.nn.parameter import BERT_INIT, num_parameters
 from mmjax.nn.stack import ALL
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.state import model_spec
+from tests.nn.formulas import attended, normed
 from tests.parity.fusion_models import Run
 from tests.parity.reference import seeded
 from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
@@ -129,14 +131,7 @@ def on_one_device(name: str) -> Any:
 def test_every_mesh_gives_what_one_device_gives(name: str, sizes: tuple[int, int, int]) -> None:
     model = MODELS[name]
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
-    state = nnx.state(nnx.eval_shape(lambda: model.build(jax.random.key(0))))
-    shardings = nnx.to_pure_dict(
-        jax.tree.map(
-            lambda param: NamedSharding(mesh, rules.storage_spec(dims_of(param), param.shape, mesh)),
-            state,
-            is_leaf=lambda node: isinstance(node, nnx.Variable),
-        )
-    )
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), model_spec(model.build, mesh).params_spec)
     with jax.set_mesh(mesh):
         params = jax.device_put(params_of(model), shardings)
         found = value_and_grads(model, params, jax.device_put(batch_of(), rules.batch_sharding(mesh)))
@@ -244,28 +239,12 @@ def test_concatenation_is_the_formula() -> None:
     layer = jax.tree.map(lambda x: x[0], params["fusion"]["groups"][0]["layers"][0]["shared"])
     x = np.concatenate(joined, axis=1)
     seen = np.concatenate([mask, everything], axis=1)
-    x = normed(layer["attention_norm"], x + attended(layer["attention"], x, x, seen))
+    x = normed(layer["attention_norm"], x + attended(layer["attention"], x, x, seen), 1e-12)
     up = np.einsum("btd,df->btf", x, layer["mlp"]["up"]["kernel"]) + layer["mlp"]["up"]["bias"]
     gelu = up * np.vectorize(lambda u: (1 + math.erf(u / math.sqrt(2))) / 2)(up)
     down = np.einsum("btf,fd->btd", gelu, layer["mlp"]["down"]["kernel"]) + layer["mlp"]["down"]["bias"]
-    x = normed(layer["mlp_norm"], x + down)
+    x = normed(layer["mlp_norm"], x + down, 1e-12)
     assert above(relative_errors(found, type(found)(x[:, :8], x[:, 8:])), LAYER) == {}
-
-
-def normed(norm: Any, x: np.ndarray) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * norm["scale"] + norm["bias"]
-
-
-def attended(attention: Any, x: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    query, key, value = (
-        np.einsum("btd,dnh->btnh", inputs, attention[name]["kernel"]) + attention[name]["bias"]
-        for name, inputs in {"query": x, "key": source, "value": source}.items()
-    )
-    scores = np.einsum("btnh,bsnh->bnts", query, key) / math.sqrt(query.shape[-1])
-    weights = np.exp(scores) * mask[:, None, None, :]
-    context = np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), value)
-    return np.einsum("btnh,nhd->btd", context, attention["out"]["kernel"]) + attention["out"]["bias"]
 
 
 class TorchALBEF(torch.nn.Module):

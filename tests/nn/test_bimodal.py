@@ -16,10 +16,11 @@ from mmjax.errors import UserError
 from mmjax.models.fusion import trunks
 from mmjax.nn.bimodal import Group, Layer, Masks, Streams, Trunk, TrunkConfig, grouped
 from mmjax.nn.block import BlockConfig
-from mmjax.nn.parameter import dims_of
 from mmjax.nn.stack import ALL
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training.state import model_spec
+from tests.nn.formulas import attended, normed
 from tests.tolerances import LAYER, above, relative_errors
 
 TEXT = BlockConfig(width=16, num_heads=2, mlp_dim=24, norm="post")
@@ -102,14 +103,8 @@ def test_each_layer_has_a_key_of_its_own():
 def test_every_mesh_gives_what_one_device_gives(name, sizes):
     config = CONFIGS[name]
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
-    state = nnx.state(nnx.eval_shape(lambda: build(config)))
-    shardings = nnx.to_pure_dict(
-        jax.tree.map(
-            lambda param: NamedSharding(mesh, rules.storage_spec(dims_of(param), param.shape, mesh)),
-            state,
-            is_leaf=lambda node: isinstance(node, nnx.Variable),
-        )
-    )
+    spec = model_spec(lambda key: Trunk(config, key), mesh)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec.params_spec)
     with jax.set_mesh(mesh):
         params = jax.device_put(params_of(config.groups, config.text, config.image), shardings)
         streams, masks = jax.device_put(inputs(config), rules.batch_sharding(mesh))
@@ -129,23 +124,9 @@ def test_co_attention_is_the_formula():
     rows = jax.tree.map(lambda array: array[0].astype(np.float64), params["groups"][0]["layers"][0])
     for own, other in (("text", "image"), ("image", "text")):
         x, source = (getattr(streams, name).astype(np.float64) for name in (own, other))
-        expected = x + attended(rows[own], x, source, getattr(masks, other))
+        x_normed = normed(rows[own]["attention_norm"], x, 1e-6)
+        expected = x + attended(rows[own]["attention"], x_normed, source, getattr(masks, other))
         assert above(relative_errors([getattr(found, own)], [expected]), LAYER) == {}
-
-
-def attended(block: Any, x: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    norm, attention = block["attention_norm"], block["attention"]
-    centred = x - x.mean(-1, keepdims=True)
-    x = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * norm["scale"] + norm["bias"]
-    projected = {"query": x, "key": source, "value": source}
-    query, key, value = (
-        np.einsum("btd,dnh->btnh", inputs, attention[name]["kernel"]) + attention[name]["bias"]
-        for name, inputs in projected.items()
-    )
-    scores = np.einsum("btnh,bsnh->bnts", query, key) / math.sqrt(query.shape[-1])
-    weights = np.exp(scores) * mask[:, None, None, :]
-    context = np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), value)
-    return np.einsum("btnh,nhd->btd", context, attention["out"]["kernel"]) + attention["out"]["bias"]
 
 
 @pytest.mark.parametrize("name", ["vilbert", "uniter", "lxmert"])

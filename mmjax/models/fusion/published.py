@@ -17,6 +17,7 @@ token here has no weight at all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from mmjax.models.fusion import trunks
 from mmjax.models.fusion.heads import HeadsConfig, PoolerConfig, RegionHeadConfig
@@ -86,19 +87,27 @@ class Vocabulary:
         )
 
 
+class Trunks(TypedDict):
+    """The fields of a `FusionConfig` that hold layers."""
+
+    towers: TrunkConfig
+    fusion: TrunkConfig
+
+
+def stacked(groups: tuple[Group, ...], text: BlockConfig, image: BlockConfig) -> Trunks:
+    """All layers of a model: those before the streams meet are towers."""
+    towers, fusion = trunks.parted(groups)
+    return {"towers": TrunkConfig(text, image, towers), "fusion": TrunkConfig(text, image, fusion)}
+
+
 UNCASED = Vocabulary()
 CASED = Vocabulary(vocab_size=28_996)
 
 
 def bert(size: Size = BASE, vocabulary: Vocabulary = UNCASED) -> FusionConfig:
     """BERT for pretraining: masked words, and whether the second segment follows the first."""
-    towers, fusion = trunks.parted(trunks.text_stack(size.depth))
-    return FusionConfig(
-        text=vocabulary.inputs(size),
-        image=None,
-        towers=TrunkConfig(size.block, size.block, towers),
-        fusion=TrunkConfig(size.block, size.block, fusion),
-    )
+    layers = stacked(trunks.text_stack(size.depth), size.block, size.block)
+    return FusionConfig(text=vocabulary.inputs(size), image=None, **layers)
 
 
 def vilbert(
@@ -119,8 +128,6 @@ def vilbert(
     first is the right pair. The dropout before it is 0.1 whatever the rest has.
     """
     layers = trunks.vilbert(size.depth, image_size.depth, text_before, image_before, inner_width, inner_heads)
-    towers, fusion = trunks.parted(layers)
-    blocks = size.block, image_size.block
     return FusionConfig(
         text=vocabulary.inputs(size),
         image=RegionInputConfig(
@@ -131,8 +138,7 @@ def vilbert(
             whole_image=True,
             norm_eps=image_size.norm_eps,
         ),
-        towers=TrunkConfig(*blocks, towers),
-        fusion=TrunkConfig(*blocks, fusion),
+        **stacked(layers, size.block, image_size.block),
         pooler=PoolerConfig(("text", "image"), "relu", inner_width),
         heads=HeadsConfig(pair="product", regions=(RegionHeadConfig((("classes", num_classes),)),)),
         pair_dropout_rate=0.1,
@@ -151,7 +157,7 @@ def lxmert(
     num_answers: int = 9500,
 ) -> FusionConfig:
     """LXMERT; `size.depth` is that of the language layers."""
-    towers, fusion = trunks.parted(trunks.lxmert(size.depth, vision_depth, cross_depth))
+    layers = trunks.lxmert(size.depth, vision_depth, cross_depth)
     outputs = (("objects", num_objects), ("attributes", num_attributes), ("features", feature_dim))
     return FusionConfig(
         text=vocabulary.inputs(size),
@@ -165,8 +171,7 @@ def lxmert(
             norm="none",
             norm_eps=size.norm_eps,
         ),
-        towers=TrunkConfig(size.block, size.block, towers),
-        fusion=TrunkConfig(size.block, size.block, fusion),
+        **stacked(layers, size.block, size.block),
         heads=HeadsConfig(regions=(RegionHeadConfig(outputs),), num_answers=num_answers),
     )
 
@@ -191,8 +196,7 @@ def uniter(
             norm_eps=size.norm_eps,
             mask_token=True,
         ),
-        towers=TrunkConfig(size.block, size.block, ()),
-        fusion=TrunkConfig(size.block, size.block, trunks.single_stream(size.depth)),
+        **stacked(trunks.single_stream(size.depth), size.block, size.block),
         heads=HeadsConfig(
             regions=(
                 RegionHeadConfig((("features", feature_dim),), tied=True),
@@ -218,8 +222,7 @@ def visual_bert(
             num_positions=vocabulary.context_len if num_positions is None else num_positions,
             norm="text",
         ),
-        towers=TrunkConfig(size.block, size.block, ()),
-        fusion=TrunkConfig(size.block, size.block, trunks.single_stream(size.depth)),
+        **stacked(trunks.single_stream(size.depth), size.block, size.block),
     )
 
 
@@ -241,8 +244,7 @@ def vilt(
             patch_size=patch_size,
             class_token=True,
         ),
-        towers=TrunkConfig(block, block, ()),
-        fusion=TrunkConfig(block, block, trunks.single_stream(size.depth)),
+        **stacked(trunks.single_stream(size.depth), block, block),
         modality_types=True,
         final_norm=True,
         heads=HeadsConfig(tokens=False, num_pair_classes=0),
@@ -260,8 +262,7 @@ def albef(
     embed_dim: int = 256,
 ) -> FusionConfig:
     """ALBEF: ViT, and a BERT whose last `fusion_depth` layers also attend to the image."""
-    towers, fusion = trunks.parted((Group((trunks.IMAGE,), image_size.depth), *trunks.albef(size.depth, fusion_depth)))
-    blocks = size.block, replace(image_size.block, norm="pre")
+    layers = (Group((trunks.IMAGE,), image_size.depth), *trunks.albef(size.depth, fusion_depth))
     return FusionConfig(
         text=vocabulary.inputs(size),
         image=PatchInputConfig(
@@ -271,8 +272,7 @@ def albef(
             patch_size=patch_size,
             class_token=True,
         ),
-        towers=TrunkConfig(*blocks, towers),
-        fusion=TrunkConfig(*blocks, fusion),
+        **stacked(layers, size.block, replace(image_size.block, norm="pre")),
         image_tower_norm=True,
         pooler=None,
         heads=HeadsConfig(pair="token"),
