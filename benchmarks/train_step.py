@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.data.config import DataConfig
+from mmjax.data.preprocess import PreprocessConfig
 from mmjax.losses.choice import Kind
 from mmjax.models import sizes
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -104,7 +106,12 @@ def built(model: DualEncoderConfig, batch_size: int, mesh: jax.sharding.Mesh) ->
         TrainConfig(),
         mesh,
         batch_shapes(
-            batch_size, model.image.image_size, model.text.context_len, mesh, image_width=model.image.image_width
+            DataConfig(
+                batch_size=batch_size,
+                text_len=model.text.context_len,
+                preprocess=PreprocessConfig(model.image.image_size, image_width=model.image.image_width),
+            ),
+            mesh,
         ),
     )
 

@@ -3,7 +3,8 @@
     python -m mmjax.train --config configs/uniter_emoji.py --workdir runs/uniter
 
 Beyond the published model two layers of each stream alone come before the joint ones: contrasted, they are the first
-stage of retrieval. Terms are summed; a run of six minutes has too few steps to draw one each.
+stage of retrieval. The match reads the product of both streams, where the published one reads the text's first token:
+that learns nothing in so few steps. Terms are summed; a run of six minutes has too few steps to draw one each.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ import ml_collections
 
 from configs.albef_emoji import PATCHES, SMALL, TOKENS, WORDS, fusion_experiment
 from mmjax.models.fusion import trunks
-from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
+from mmjax.models.fusion.heads import HeadsConfig, PoolerConfig, RegionHeadConfig
 from mmjax.models.fusion.published import uniter
 from mmjax.nn.bimodal import Group
 from mmjax.objectives.fusion import FusionObjectiveConfig
@@ -29,14 +30,15 @@ def get_config() -> ml_collections.ConfigDict:
         published,
         image=replace(PATCHES, norm=True, mask_token=True),
         towers=replace(published.towers, groups=(Group((trunks.EACH_ITS_OWN,), 2),)),
-        heads=HeadsConfig(regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
+        pooler=PoolerConfig(("text", "image"), "tanh"),
+        heads=HeadsConfig(pair="product", regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
         embed_dim=SIZE.width,
     )
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(),
-        match=MatchTerm(),
-        tokens=TOKENS,
-        regions=(RegionTerm(kind="pixels", rate=0.25),),
+        match=MatchTerm(weight=4.0),
+        tokens=replace(TOKENS, weight=0.5),
+        regions=(RegionTerm(kind="pixels", rate=0.25, weight=0.5),),
         align=AlignTerm(),
     )
-    return fusion_experiment(model, objective, num_steps=300).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=200).to_config_dict()

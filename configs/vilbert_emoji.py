@@ -2,8 +2,9 @@
 
     python -m mmjax.train --config configs/vilbert_emoji.py --workdir runs/vilbert
 
-As published, all is read from passes in which words and parts of the image are hidden. Beyond it, the towers before the
-first co-attention are contrasted, so that retrieval has a first stage, and negatives are hard.
+As published, words and parts of the image are hidden in one pass. Beyond it, the towers before the first co-attention
+are contrasted, so that retrieval has a first stage, and the match has hard negatives and reads whole pairs: of masked
+ones, and through rectified poolers, it learns nothing in so few steps.
 """
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ from dataclasses import replace
 import ml_collections
 
 from configs.albef_emoji import PATCHES, SMALL, TOKENS, WORDS, fusion_experiment
-from mmjax.models.fusion.heads import RegionHeadConfig
+from mmjax.models.fusion.heads import PoolerConfig, RegionHeadConfig
 from mmjax.models.fusion.published import vilbert
 from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import ContrastTerm, MatchTerm, RegionTerm
@@ -28,14 +29,15 @@ def get_config() -> ml_collections.ConfigDict:
     model = replace(
         published,
         image=replace(PATCHES, norm=True, mask_token=True),
+        pooler=PoolerConfig(("text", "image"), "tanh"),
         heads=replace(published.heads, regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
         pair_dropout_rate=0.0,
         embed_dim=SIZE.width,
     )
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(),
-        match=MatchTerm(text="masked", image="masked"),
-        tokens=replace(TOKENS, image="masked"),
-        regions=(RegionTerm(kind="pixels", text="masked", rate=0.25),),
+        match=MatchTerm(weight=4.0),
+        tokens=replace(TOKENS, image="masked", weight=0.5),
+        regions=(RegionTerm(kind="pixels", text="masked", rate=0.25, weight=0.5),),
     )
-    return fusion_experiment(model, objective, num_steps=400).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=235).to_config_dict()

@@ -34,7 +34,7 @@ from mmjax.optim.rules import Rule
 from mmjax.parallel.rules import batch_divisor
 from mmjax.training.program import Program, batch_shapes, build_program
 from mmjax.training.state import ModelSpec, model_spec
-from mmjax.types import Array, HostBatch, Params
+from mmjax.types import Array, Batch, HostBatch, Params
 from mmjax.workdir import bad_records
 
 Passing = Callable[[Iterable[HostBatch]], Iterator[HostBatch]]
@@ -49,7 +49,15 @@ def open_split(data: DataConfig, split: str) -> Source:
     Raises:
         UserError: missing or empty data, an unknown split or key.
     """
-    return open_source(data.source, split, image_key=data.image_key, text_key=data.text_key, locale=data.locale)
+    return open_source(
+        data.source,
+        split,
+        image_key=data.image_key,
+        text_key=data.text_key,
+        locale=data.locale,
+        answer_key=data.answer_key,
+        regions=data.regions,
+    )
 
 
 def with_source(experiment: Experiment, source: str) -> Experiment:
@@ -120,10 +128,7 @@ def program(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
     Raises:
         UserError: mesh, model and optimizer do not fit together.
     """
-    data, model = experiment.data, experiment.model
-
-    rows, columns = data.preprocess.image_shape
-    spec = batch_shapes(data.batch_size, rows, data.text_len, mesh, data.num_words, data.word_starts, columns)
+    model, spec = experiment.model, batch_shapes(experiment.data, mesh)
     objective = experiment.objective.build()
     # What is locked must not decay either; rules that come first decide.
     frozen = tuple(Rule(pattern, freeze=True) for pattern in model.frozen_paths)
@@ -158,8 +163,8 @@ def foreign_experiment(foreign: Foreign) -> Experiment:
 def encoders(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:
     """The towers as compiled functions of the parameters, and the fusion where the model has one."""
 
-    def image(params: Params, image: Array) -> Array:
-        return nnx.merge(graphdef, params).image_embed(image)
+    def image(params: Params, fields: Batch) -> Array:
+        return nnx.merge(graphdef, params).image_embed(fields)
 
     def text(params: Params, text_ids: Array, text_mask: Array) -> Array:
         return nnx.merge(graphdef, params).text_embed(text_ids, text_mask)
@@ -174,8 +179,8 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
     def model(params: Params) -> Fusion:
         return nnx.merge(graphdef, params)
 
-    def image(params: Params, image: Array) -> Tokens:
-        return model(params).encode_image({"image": image})
+    def image(params: Params, fields: Batch) -> Tokens:
+        return model(params).encode_image(fields)
 
     def text(params: Params, text_ids: Array, text_mask: Array) -> Tokens:
         return model(params).encode_text(text_ids, text_mask)

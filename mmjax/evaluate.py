@@ -89,7 +89,9 @@ def chosen_data(experiment: Experiment, source: str | None, split: str | None) -
 
 
 def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: Experiment, params: Params) -> None:
-    """Keeps a cross-section of the headline split's answers for the report."""
+    """Keeps a cross-section of the headline split's answers for the report, of data that has pixels to show."""
+    if not experiment.data.image_key:
+        return
     split = next(iter(evaluation.splits.values())).split
     images = split.embed_images(evaluation.encoders, params)
     pairs = RetrievalEval(evaluation.encoders, split).pair(params, images)
@@ -126,7 +128,9 @@ def show(results: dict[str, Any]) -> None:
             table.add_row(split, name, *_percents(retrieval[direction]), str(retrieval[candidates]))
             if "reranked" in evals:
                 within = f"{evals['reranked']['num_candidates']} nearest"
-                table.add_row(split, f"{name}, reranked", *_percents(evals["reranked"][direction]), within)
+                # Of fewer candidates than ten there are not all recalls.
+                recalls = [*_percents(evals["reranked"][direction]), "", ""][: len(retrieval[direction])]
+                table.add_row(split, f"{name}, reranked", *recalls, within)
     console = Console()
     console.print(table)
     for split, evals in results.items():
@@ -135,8 +139,9 @@ def show(results: dict[str, Any]) -> None:
             console.print(f"{split}: match of right pairs and nearest wrong ones {matched:.1%} (chance 50%)")
         if "masked_words" in evals:
             words = evals["masked_words"]
-            own, other = words["with_image"], words["other_image"]
-            console.print(f"{split}: masked words right {own:.1%} with the image, {other:.1%} with another one")
+            own, other, none = (words[name] for name in ("with_image", "other_image", "without_image"))
+            shares = f"{own:.1%} with the image, {other:.1%} with another one, {none:.1%} with none"
+            console.print(f"{split}: masked words right {shares}")
     for split, evals in results.items():
         if "zero_shot" in evals:
             zero_shot = evals["zero_shot"]

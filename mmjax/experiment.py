@@ -9,6 +9,7 @@ import ml_collections
 
 from mmjax import config
 from mmjax.data.config import DataConfig
+from mmjax.data.shapes import row_shapes
 from mmjax.errors import UserError
 from mmjax.evals.zero_shot import ZeroShotConfig
 from mmjax.interop.imports import InitConfig
@@ -96,12 +97,10 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def _check_parts(experiment: Experiment) -> None:
     """Sizes that two parts state are equal, sizes are positive, and what one part uses another one gives."""
     data, model = experiment.data, experiment.model
-    if model.image_shape is not None:
-        _check_image_shape(data.preprocess.image_shape, model.image_shape)
-    if data.text_len != model.text_len:
-        raise UserError(
-            f"data.text_len = {data.text_len} but model.text.context_len = {model.text_len}: make them equal"
-        )
+    _check_images(experiment)
+    if data.text_len != model.text_len and not (model.takes_shorter_texts and data.text_len < model.text_len):
+        remedy = "make it no longer than that" if model.takes_shorter_texts else "make them equal"
+        raise UserError(f"data.text_len = {data.text_len} but model.text.context_len = {model.text_len}: {remedy}")
     if model.needs_whole_batch and experiment.train.accumulate > 1:
         raise UserError(
             f"a batch norm in model.image needs the whole batch at once, but train.accumulate = "
@@ -112,12 +111,47 @@ def _check_parts(experiment: Experiment) -> None:
     if data.num_words < experiment.objective.num_words:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     experiment.objective.check_model(model)
+    _check_fields(data, experiment.objective.fields(model))
     if experiment.evals.splits and not model.embeds:
         raise UserError("evals.splits asks for retrieval, but model.embed_dim = 0: set it, or leave evals.splits out")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key} = {value} must be at least 1: correct it")
+
+
+def _check_images(experiment: Experiment) -> None:
+    """The data has the pixels or the regions that the model looks at."""
+    data, model = experiment.data, experiment.model
+    if model.region_dim is not None and data.regions is None:
+        raise UserError("model.image looks at regions: set data.regions to a RegionsConfig, or model.image to patches")
+    if data.regions is None:
+        if model.image_shape is not None:
+            _check_image_shape(data.preprocess.image_shape, model.image_shape)
+            if not data.image_key:
+                raise UserError("model.image looks at pixels, but data.image_key is '': name the feature with images")
+        return
+    if model.image_shape is not None:
+        raise UserError("data.regions stands in place of pixels, but model.image looks at pixels: set it to None")
+    if model.region_dim is not None and data.regions.feature_dim != model.region_dim:
+        raise UserError(
+            f"data.regions.feature_dim = {data.regions.feature_dim} but model.image.feature_dim = {model.region_dim}: "
+            "make them equal"
+        )
+
+
+def _check_fields(data: DataConfig, wanted: Mapping[str, int | None]) -> None:
+    """The data gives what the objective reads."""
+    shapes = row_shapes(data)
+    for name, size in wanted.items():
+        if name not in shapes:
+            settings = {"answers": "data.answer_key", "follows": "data.captions.pair"}
+            where = settings.get(name, f"a target {name.removeprefix('region_')!r} of data.regions")
+            raise UserError(f"objective reads {name}: set {where}, or leave the term out")
+        if size is not None and shapes[name][0][-1] != size:
+            raise UserError(
+                f"objective compares {name} of {shapes[name][0][-1]} numbers with a head of {size}: make them equal"
+            )
 
 
 def _check_image_shape(preprocessed: tuple[int, int], wanted: tuple[int, int]) -> None:

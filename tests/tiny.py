@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mmjax.data.config import DataConfig
+from mmjax.data.preprocess import PreprocessConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
@@ -46,6 +48,11 @@ SIGLIP = DualEncoderConfig(
     embed_dim=32,
 )
 """As SigLIP: attention pooling, bidirectional text with its last token, bias."""
+
+
+def data(num_rows: int = 16) -> DataConfig:
+    """What `batch` has the shapes of."""
+    return DataConfig(batch_size=num_rows, text_len=CONTEXT_LEN, preprocess=PreprocessConfig(IMAGE_SIZE))
 
 
 def batch(num_rows: int = 16, seed: int = 0) -> HostBatch:

@@ -8,6 +8,7 @@ import numpy as np
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Record, Source
 from mmjax.data.words import plain
+from mmjax.errors import UserError
 
 STYLES = ("main", "any", "tags")
 EVALUATIONS = ("main", "all")
@@ -28,6 +29,9 @@ class CaptionConfig:
       rare_drop_rate: probability that a caption leaves out its rare words, those that no other record's captions have,
         if others remain. New concepts are recognised by the words that they share with known ones; a caption without
         its rare words is learned by these. The words of all captions are counted at the start, in one pass.
+      pair: a training text is two captions: one by `style`, and behind it the next one ("main"), or another one of the
+        record. Sentences of a document, in order, are captions of a record, too.
+      other_rate: probability that the second of a pair is the main caption of another record.
       evaluation: "main" evaluates on the main caption; "all" on all captions joined, for a label with key words.
     """
 
@@ -38,11 +42,17 @@ class CaptionConfig:
     shuffle: bool = False
     separator: str = ", "
     rare_drop_rate: float = 0.0
+    pair: bool = False
+    other_rate: float = 0.5
     evaluation: str = "main"
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise unknown_name("data.captions.style", self.style, STYLES)
+        if self.pair and self.style == "tags":
+            raise UserError(
+                "data.captions.pair puts a caption behind another, but style 'tags' has one: use main or any"
+            )
         if self.evaluation not in EVALUATIONS:
             raise unknown_name("data.captions.evaluation", self.evaluation, EVALUATIONS)
 
@@ -66,6 +76,12 @@ def _choose_style(captions: Sequence[str], config: CaptionConfig, rng: np.random
     if config.style == "any":
         return captions[int(rng.integers(len(captions)))]
     return _mix_tags(captions[0], captions[1:], config, rng)
+
+
+def second(captions: Sequence[str], first: str, config: CaptionConfig, rng: np.random.Generator) -> str:
+    """Returns the caption of the same record that follows `first`; itself where there is no other."""
+    others = [caption for caption in captions if caption != first] or [first]
+    return others[0] if config.style == "main" else others[int(rng.integers(len(others)))]
 
 
 def _mix_tags(label: str, tags: Sequence[str], config: CaptionConfig, rng: np.random.Generator) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.captions import CaptionConfig
 from mmjax.data.preprocess import PreprocessConfig
+from mmjax.data.regions import RegionsConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,11 @@ class DataConfig:
       tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
         Hugging Face.
       locale: language of the emoji captions.
-      image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder.
+      image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder. Where
+        image_key is "" no pixels are read: of texts alone, or of `regions` without them.
+      answer_key: feature of a TFDS directory with the class of the answer to the question that the text asks, for
+        `objective.answers`; "" has none. -1, and a label that no model has, is no answer.
+      regions: what is read of images in place of their pixels, from a TFDS directory.
       num_words: words of all its captions that a training example carries along, for `objective.overlap_target`; where
         there are more, the rest is left out.
       word_starts: training examples say which tokens begin a word, for masking whole words.
@@ -38,6 +43,8 @@ class DataConfig:
     locale: str = "en"
     image_key: str = "image"
     text_key: str = "text"
+    answer_key: str = ""
+    regions: RegionsConfig | None = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)

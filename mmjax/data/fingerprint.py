@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import numpy as np
+
 from mmjax.data.records import BadRecord, Record, Source
 
 SAMPLES = 8
@@ -20,8 +22,12 @@ def _digest(source: Source, row: int) -> str:
         record = source[row]
     except BadRecord:
         return "cannot be used"
-    return hashlib.sha256(_image_bytes(record) + json.dumps(record.captions).encode()).hexdigest()[:16]
+    return hashlib.sha256(_bytes(record) + json.dumps(record.captions).encode()).hexdigest()[:16]
 
 
-def _image_bytes(record: Record) -> bytes:
-    return record.image if isinstance(record.image, bytes) else record.image.tobytes()
+def _bytes(record: Record) -> bytes:
+    """All that stands for its image."""
+    parts = [] if record.image is None else [record.image]
+    if record.regions is not None:
+        parts += [record.regions.features, record.regions.boxes, *record.regions.targets.values()]
+    return b"".join(part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)

@@ -72,8 +72,10 @@ class PreprocessConfig:
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def decode(image: bytes | np.ndarray) -> Image.Image:
+def decode(image: bytes | np.ndarray | None) -> Image.Image:
     """Returns the RGB image, upright, transparent parts on white. Raises BadRecord when it cannot be decoded whole."""
+    if image is None:
+        raise BadRecord("it has no image")
     try:
         opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
         ImageOps.exif_transpose(opened, in_place=True)
@@ -127,6 +129,6 @@ def _bounded(image: Image.Image, side: int) -> Image.Image:
     return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
 
 
-def preprocess(image: bytes | np.ndarray, config: PreprocessConfig) -> np.ndarray:
+def preprocess(image: bytes | np.ndarray | None, config: PreprocessConfig) -> np.ndarray:
     """Returns uint8 (rows, columns, 3), the same for the same image and settings. Raises BadRecord."""
     return np.asarray(resize(decode(image), config))

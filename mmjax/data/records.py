@@ -1,10 +1,26 @@
 """One image-text pair, what a source of them is, and what a bad one raises."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a detector found in an image, the surest first.
+
+    Attributes:
+      features: float (p, c).
+      boxes: float32 (p, 4), each left, top, right, bottom as fractions of the image.
+      targets: what it said of each region (p, ...), by name: classes, probabilities, confidences.
+    """
+
+    features: np.ndarray
+    boxes: np.ndarray
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -12,16 +28,21 @@ class Record:
     """One image with its captions.
 
     Attributes:
-      image: encoded bytes (any format that Pillow reads), or uint8 (height, width, 3).
+      image: encoded bytes (any format that Pillow reads), or uint8 (height, width, 3); None where only its regions are
+        stored.
       captions: the main caption first, then others that also fit the image (for emoji: the label, then its tags).
       class_name: what zero-shot classification should answer, where the source knows it.
       name: where the record comes from, for messages.
+      regions: what stands in place of the image's pixels, where the data is read for that.
+      answer: the class of the answer to the question that the captions ask, where the data has one.
     """
 
-    image: bytes | np.ndarray
+    image: bytes | np.ndarray | None
     captions: tuple[str, ...]
     class_name: str | None
     name: str
+    regions: Regions | None = None
+    answer: int | None = None
 
     @property
     def id(self) -> int:

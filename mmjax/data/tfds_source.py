@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from mmjax.data import regions
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record, Unreachable, require_caption
 from mmjax.errors import UserError
@@ -18,17 +19,34 @@ class TfdsSource:
 
     `split` is TFDS's own syntax ("train", "train[:90%]", "a+b"). `text_key` names a text, a sequence of texts (all of
     them captions) or a class label (its name is the caption); "captions/text" reaches into a nested feature. The class
-    name of a record is its value of the data set's class label, if it has exactly one.
+    name of a record is its value of the data set's class label, if it has exactly one. `answer_key` names a number or
+    a class label, and the keys of `regions_config` arrays. Where `image_key` is "" no image is read.
     """
 
-    def __init__(self, folder: Path, split: str, image_key: str = "image", text_key: str = "text"):
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        image_key: str = "image",
+        text_key: str = "text",
+        answer_key: str = "",
+        regions_config: regions.RegionsConfig | None = None,
+    ):
         self._builder = open_builder(folder)
         self._name = f"{folder} [{split}]"
-        self._image_key, self._text_key = image_key, text_key
+        self._image_key, self._text_key, self._answer_key = image_key, text_key, answer_key
+        self._regions = regions_config
         features = self._builder.info.features
-        _check_key(folder, "data.image_key", image_key, features)
+        if image_key:
+            _check_key(folder, "data.image_key", image_key, features)
         _check_key(folder, "data.text_key", text_key.split("/")[0], features)
-        self._class_names = {key: feature.names for key, feature in features.items() if hasattr(feature, "int2str")}
+        for key in () if regions_config is None else regions_config.keys:
+            _check_key(folder, "data.regions: key", key, features)
+        if answer_key:
+            _check_key(folder, "data.answer_key", answer_key, features)
+        self._class_names = {
+            key: feature.names for key, feature in features.items() if hasattr(feature, "int2str") and key != answer_key
+        }
         self._examples = open_split(self._builder, split, str(folder), image_key, self._builder.info.splits)
 
     def __len__(self) -> int:
@@ -38,8 +56,14 @@ class TfdsSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         example = self._example(index)
-        captions = tuple(require_caption(text) for text in self._texts(example))
-        return Record(example[self._image_key], captions, self._class_name(example), f"{self._name} record {index}")
+        return Record(
+            example[self._image_key] if self._image_key else None,
+            tuple(require_caption(text) for text in self._texts(example)),
+            self._class_name(example),
+            f"{self._name} record {index}",
+            None if self._regions is None else regions.parse(example, self._regions),
+            int(example[self._answer_key]) if self._answer_key else None,
+        )
 
     def _example(self, index: int) -> dict[str, Any]:
         try:
@@ -104,7 +128,7 @@ def open_split(builder: Any, split: str, where: str, image_key: str, known_split
     """
     import tensorflow_datasets as tfds
 
-    is_image = isinstance(builder.info.features[image_key], tfds.features.Image)
+    is_image = bool(image_key) and isinstance(builder.info.features[image_key], tfds.features.Image)
     decoders = {image_key: tfds.decode.SkipDecoding()} if is_image else None
     try:
         examples = builder.as_data_source(split, decoders=decoders)

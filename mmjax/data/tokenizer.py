@@ -73,6 +73,27 @@ class Tokenizer:
             text_mask[row, : len(fitted)] = True
         return text_ids, text_mask
 
+    def pairs(
+        self, firsts: Sequence[str], seconds: Sequence[str], text_len: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns (text_ids int32, text_mask bool, token_types int32), each (len(firsts), text_len), of two texts.
+
+        Each text ends with an end token, and only the first has a start token; types are 1 on the second. The longer
+        one is cut where both do not fit.
+        """
+        num_before = len(self.encode([""])[0]) - 1
+        text_ids = np.full((len(firsts), text_len), self.pad_id, np.int32)
+        text_mask, token_types = np.zeros((2, len(firsts), text_len), np.int32)
+        for row, (first, second) in enumerate(zip(self.encode(firsts), self.encode(seconds), strict=True)):
+            rest = second[num_before:]
+            ids = self._fit(first, text_len - min(len(rest), text_len // 2))
+            start = len(ids)
+            ids = [*ids, *self._fit(rest, text_len - start)]
+            text_ids[row, : len(ids)] = ids
+            text_mask[row, : len(ids)] = 1
+            token_types[row, start : len(ids)] = 1
+        return text_ids, text_mask.astype(bool), token_types
+
     def _fit(self, ids: list[int], text_len: int) -> list[int]:
         if ids and ids[-1] == self.eos_id and len(ids) <= text_len:
             return ids

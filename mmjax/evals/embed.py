@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mmjax.data.placement import place, place_whole
 from mmjax.errors import UserError
 from mmjax.parallel.rules import batch_divisor, batch_sharding, replicated
-from mmjax.types import Array, HostBatch, Params
+from mmjax.types import Array, Batch, HostBatch, Params
 
 Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 """texts -> `text_ids` int32 (b, t), `text_mask` bool (b, t)."""
@@ -26,14 +26,14 @@ Tree = Any
 class PairScorer:
     """A fusion model as jitted functions of global arrays, and the mesh that they run on.
 
-    `image(params, image)` and `text(params, text_ids, text_mask)` give what the towers make of a side, any tree of
-    arrays (b, ...); `match(params, text, image)` the log odds float32 (b,) that those of one row belong together;
-    `words(params, text, image)` the likeliest token int32 (b, t) at each place of the text; `scale(params)` what a
-    similarity of the towers is multiplied with before it is added to the log odds. A model without the head for it
-    cannot `match`, or guess `words`.
+    `image(params, fields)`, of the fields of a batch that stand for its images, and `text(params, text_ids, text_mask)`
+    give what the towers make of a side, any tree of arrays (b, ...); `match(params, text, image)` the log odds float32
+    (b,) that those of one row belong together; `words(params, text, image)` the likeliest token int32 (b, t) at each
+    place of the text; `scale(params)` what a similarity of the towers is multiplied with before it is added to the log
+    odds. A model without the head for it cannot `match`, or guess `words`.
     """
 
-    image: Callable[[Params, Array], Tree]
+    image: Callable[[Params, Batch], Tree]
     text: Callable[[Params, Array, Array], Tree]
     match: Callable[[Params, Tree, Tree], Array]
     words: Callable[[Params, Tree, Tree], Array]
@@ -47,12 +47,12 @@ class PairScorer:
 class Encoders:
     """The two towers as jitted functions of global arrays, and the mesh that they run on.
 
-    `image(params, image)` and `text(params, text_ids, text_mask)` give L2-normalised embeddings (b, e). The batch
-    size they see is constant over a run, so that each compiles once. `pairs` looks at both sides together, where the
-    model can.
+    `image(params, fields)`, of the fields of a batch that stand for its images, and `text(params, text_ids, text_mask)`
+    give L2-normalised embeddings (b, e). The batch size they see is constant over a run, so that each compiles once.
+    `pairs` looks at both sides together, where the model can.
     """
 
-    image: Callable[[Params, Array], Array]
+    image: Callable[[Params, Batch], Array]
     text: Callable[[Params, Array, Array], Array]
     mesh: Mesh
     pairs: PairScorer | None = None
@@ -65,8 +65,8 @@ class ImageEmbeds(NamedTuple):
     """float32 (n, e)."""
     rows: np.ndarray
     """int64 (n,): the place of each image in the split."""
-    pixels: np.ndarray
-    """uint64 (n,): a digest of the pixels that the tower saw; equal digests are identical images."""
+    digests: np.ndarray
+    """uint64 (n,): of the pixels, or regions, that the tower saw; equal digests are identical images."""
 
 
 def embed_images(encoders: Encoders, params: Params, batches: Iterable[HostBatch]) -> ImageEmbeds:
@@ -100,11 +100,12 @@ def embed_texts(
 
 
 def _start(encoders: Encoders, params: Params, batch: HostBatch) -> tuple[Array, ...]:
-    local = {"image": batch["image"], "weights": batch["weights"], "pixels": _pixel_digests(batch["image"])}
+    fields = image_fields(batch)
+    local = {**fields, "weights": batch["weights"], "digests": _digests(fields)}
     rows = place(local, batch_sharding(encoders.mesh))
     with jax.set_mesh(encoders.mesh):
-        embeds = encoders.image(params, rows["image"])
-    return _everywhere(encoders.mesh, embeds, rows["weights"], rows["pixels"])
+        embeds = encoders.image(params, {name: rows[name] for name in fields})
+    return _everywhere(encoders.mesh, embeds, rows["weights"], rows["digests"])
 
 
 def _start_texts(encoders: Encoders, params: Params, text_ids: np.ndarray, text_mask: np.ndarray) -> tuple[Array, ...]:
@@ -129,7 +130,13 @@ def _one_late(steps: Iterable[tuple[Array, ...]]) -> Iterator[tuple[np.ndarray, 
         yield jax.device_get(waiting)
 
 
-def _pixel_digests(images: np.ndarray) -> np.ndarray:
+def image_fields(batch: HostBatch) -> HostBatch:
+    """The fields of a batch that stand for its images."""
+    return {name: rows for name, rows in batch.items() if name == "image" or name.startswith("region_")}
+
+
+def _digests(fields: HostBatch) -> np.ndarray:
     """uint32 (b, 2): 64 bits an image, in halves because JAX has no 64-bit integers by default."""
-    digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images]
-    return np.frombuffer(b"".join(digests), np.uint32).reshape(len(images), 2)
+    rows = zip(*(fields[name] for name in sorted(fields)), strict=True)
+    digests = [hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 2)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
-from mmjax.evals.embed import ImageEmbeds, PairScorer
+from mmjax.evals.embed import ImageEmbeds, PairScorer, Tree
 from mmjax.evals.pairs import Towers, encode_texts, pair_words, towers_of
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.evals.split import EvalSplit
@@ -13,14 +14,15 @@ from mmjax.types import Params
 
 @dataclass(frozen=True)
 class MaskedWordsEval:
-    """How often the likeliest token is the one that was masked: `with_image`, and `other_image`.
+    """How often the likeliest token is the one that was masked: `with_image`, `other_image` and `without_image`.
 
-    Of each caption one token is masked, chosen by its place in the split, and guessed beside its own image, and beside
-    the image of another caption, the same for every model. `gain` is the difference: how much of what is guessed was
-    seen, and not known from the words around it. Only the main caption of a record is used, equal captions once.
+    Of each caption one token is masked, chosen by its place in the split, and guessed beside its own image, beside the
+    image of another caption, the same for every model, and beside a stream of zeros in place of what the tower makes of
+    an image. `gain` is what the own image has over the other one: how much of what is guessed was seen, and not known
+    from the words around it. Only the main caption of a record is used, equal captions once.
 
-    It says little of captions of one word, where the other image misleads; so `gain` is not what a model without any
-    image would lose.
+    The other image misleads where a caption is one word, and a stream of zeros is nothing that the model was trained
+    with; so neither is what a model that never had an image would reach.
     """
 
     scorer: PairScorer
@@ -48,6 +50,7 @@ class MaskedWordsEval:
         found = {
             "with_image": self._accuracy(params, towers, own, places, labels),
             "other_image": self._accuracy(params, towers, np.roll(own, len(own) // 2), places, labels),
+            "without_image": self._accuracy(params, Towers(_blank(images_tree), captions), own, places, labels),
         }
         return found | {"gain": found["with_image"] - found["other_image"], "num_captions": float(len(rows))}
 
@@ -57,6 +60,11 @@ class MaskedWordsEval:
         asked = np.stack([image_of, np.arange(len(labels))], axis=1)
         words = pair_words(self.scorer, params, towers, asked, self.split.text_batch_size)
         return float(np.mean(words[np.arange(len(labels)), places] == labels))
+
+
+def _blank(images: Tree) -> Tree:
+    """The same with zeros for what is no mask, which take no memory."""
+    return jax.tree.map(lambda x: x if x.dtype == bool else np.broadcast_to(np.zeros((), x.dtype), x.shape), images)
 
 
 def masked_places(text_ids: np.ndarray, text_mask: np.ndarray, special_ids: tuple[int, ...]) -> np.ndarray:

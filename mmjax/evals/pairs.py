@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.data.placement import place, place_whole
-from mmjax.evals.embed import PairScorer, Tokenize, Tree
+from mmjax.evals.embed import PairScorer, Tokenize, Tree, image_fields
 from mmjax.evals.split import EvalSplit
 from mmjax.parallel.rules import batch_divisor, batch_sharding, replicated
 from mmjax.types import Array, Params
@@ -83,9 +83,9 @@ def _over_pairs(
 
 def _images(scorer: PairScorer, params: Params, split: EvalSplit) -> Iterator[Tree]:
     for batch in split.batches():
-        rows = place({"image": batch["image"]}, batch_sharding(scorer.mesh))
+        rows = place(image_fields(batch), batch_sharding(scorer.mesh))
         with jax.set_mesh(scorer.mesh):
-            found = scorer.image(params, rows["image"])
+            found = scorer.image(params, rows)
         yield _on_host(scorer.mesh, found)
 
 

@@ -55,18 +55,18 @@ class RetrievalEval:
     def pair(self, params: Params, images: ImageEmbeds) -> Pairs:
         """What is scored, for those who want to look at the answers themselves."""
         row_captions = [self.split.records[int(row)].captions[0] for row in images.rows]
-        captions, image_index, right = relate(images.pixels, row_captions)
+        captions, image_index, right = relate(images.digests, row_captions)
         texts = embed_texts(self.encoders, params, self.split.tokenize, list(captions), self.split.text_batch_size)
         return Pairs(images.embeds[image_index], texts, captions, images.rows[image_index], right)
 
 
-def relate(pixels: np.ndarray, row_captions: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+def relate(digests: np.ndarray, row_captions: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Distinct captions, the first row of each distinct image, and the right (image, caption) pairs.
 
     Captions and images keep the order in which they first appear.
 
     Args:
-        pixels: (n,), equal values are identical images.
+        digests: (n,), equal values are identical images.
         row_captions: the caption of each of the n rows.
     """
     wordings: dict[str, str] = {}
@@ -74,7 +74,7 @@ def relate(pixels: np.ndarray, row_captions: Sequence[str]) -> tuple[tuple[str, 
         wordings.setdefault(_plain(caption), caption)
     place_of_caption = {key: place for place, key in enumerate(wordings)}
     # `np.unique` sorts by digest; the order of the split is the one that a reader can follow.
-    _, first_rows, image_of_row = np.unique(pixels, return_index=True, return_inverse=True)
+    _, first_rows, image_of_row = np.unique(digests, return_index=True, return_inverse=True)
     order = np.argsort(first_rows)
     place_of_image = np.argsort(order)
     row_places = [place_of_caption[_plain(caption)] for caption in row_captions]

@@ -5,17 +5,15 @@ and its own part of the vocabulary; what devices send are a few numbers a positi
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.typing import DTypeLike
 
 from mmjax.errors import UserError
-from mmjax.losses.dense import MASKED
 from mmjax.losses.tiles import Cut, product
+from mmjax.losses.vocabulary import Agreement, Parts, Statistics, Vocabulary
 from mmjax.parallel import rules
 from mmjax.types import Array, Mean
 
@@ -25,6 +23,16 @@ class TokenLoss(NamedTuple):
 
     loss: Mean
     correct: Mean
+
+
+class TokenTeacher(NamedTuple):
+    """What another model makes of the same positions: features (b, t, d), table (v, d), bias (v,), as those of the
+    loss; and the share of the target, in [0, 1], that is its own probabilities."""
+
+    features: Array
+    table: Array
+    bias: Array
+    share: Array
 
 
 def token_cross_entropy(
@@ -37,6 +45,7 @@ def token_cross_entropy(
     vocab_size: int,
     chunk: int,
     max_labels: int | None = None,
+    teacher: TokenTeacher | None = None,
 ) -> TokenLoss:
     """The mean of -log p_y over positions with a label y, p = softmax_v(table_v . x + bias_v) over v < `vocab_size`.
 
@@ -49,11 +58,14 @@ def token_cross_entropy(
     any row has: only so many positions a row are computed on, the first labelled ones. Labels beyond it would be lost,
     so it is for labels that are bounded where they are made (`objectives.masking.MaskingConfig.max_labels`).
 
+    With a `teacher` of probabilities q and share a, which are constants, the loss of a position is -(1 - a) log p_y - a
+    sum_v q_v log p_v: momentum distillation.
+
     Products are of the type of `features`, logits and sums are float32. Gradients flow to features, table and bias; for
     the backward pass two numbers a position are kept, beside the arguments, and each logit is computed again.
 
     Source: Devlin et al. (2019), section 3.1, task 1; of tokens of one chunk at a time, as Chen et al. (2016, "Training
-    Deep Nets with Sublinear Memory Cost") compute what is not kept.
+    Deep Nets with Sublinear Memory Cost") compute what is not kept; distillation from ALBEF, Li et al. (2021), eq. 7.
 
     Raises:
         UserError: `chunk` or `max_labels` is not positive.
@@ -63,21 +75,30 @@ def token_cross_entropy(
         raise UserError(f"chunk = {chunk} and max_labels = {max_labels} must be positive: correct them")
     if vocab_size > len(table):
         raise ValueError(f"a vocabulary of {vocab_size} has no table of {len(table)} rows")
+    positions: tuple[Array, ...] = (features,) if teacher is None else (features, teacher.features)
     if max_labels is not None:
-        features, labels = _labelled_first(features, labels, max_labels)
+        positions, labels = _labelled_first(positions, labels, max_labels)
     counts = _counts(labels, weights)
-    features = jnp.where(counts[:, :, None] > 0, features, 0)
-    # Cast before it is gathered, as `nn.parameter.weight` does it; of a table from there both change nothing.
-    table = rules.gather(table.astype(features.dtype), "vd")
-    bias = rules.gather(bias.astype(jnp.float32), "v")
-    losses, correct = _cross_entropies(_Parts(rules.current_mesh(), vocab_size, chunk), features, table, bias, labels)
+    features, *taught = (jnp.where(counts[:, :, None] > 0, x, 0) for x in positions)
+    args: tuple[Array, ...] = (features, *_gathered(table, bias, features.dtype), labels)
+    if teacher is not None:
+        words = _gathered(teacher.table, teacher.bias, features.dtype)
+        shares = teacher.share.astype(jnp.float32) * jnp.ones_like(counts)
+        args = *args, *jax.lax.stop_gradient((*taught, *words, shares))
+    losses, correct = _cross_entropies(Parts(rules.current_mesh(), vocab_size, chunk), *args)
     return TokenLoss(Mean.of(losses, counts), Mean.of(correct, counts))
 
 
-def _labelled_first(features: Array, labels: Array, num: int) -> tuple[Array, Array]:
+def _gathered(table: Array, bias: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Cast before it is gathered, as `nn.parameter.weight` does it; of a table from there both change nothing."""
+    return rules.gather(table.astype(dtype), "vd"), rules.gather(bias.astype(jnp.float32), "v")
+
+
+def _labelled_first(positions: tuple[Array, ...], labels: Array, num: int) -> tuple[tuple[Array, ...], Array]:
     """`num` positions of each row: those with a label in their order, then others."""
     order = jnp.argsort(labels < 0, axis=1, stable=True)[:, :num]
-    return jnp.take_along_axis(features, order[:, :, None], axis=1), jnp.take_along_axis(labels, order, axis=1)
+    chosen = tuple(jnp.take_along_axis(x, order[:, :, None], axis=1) for x in positions)
+    return chosen, jnp.take_along_axis(labels, order, axis=1)
 
 
 def _counts(labels: Array, weights: Array | None) -> Array:
@@ -86,115 +107,63 @@ def _counts(labels: Array, weights: Array | None) -> Array:
     return jax.lax.stop_gradient(counts.astype(jnp.float32))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Which part of rows and vocabulary a device has, and how many positions it takes at a time."""
-
-    mesh: AbstractMesh | None
-    vocab_size: int
-    chunk: int
-
-    def run(self, function: Callable[..., Any], dims: str, results: str, *args: Array) -> Any:
-        """`function` of each device's parts of `args`, whose dimensions are `dims`; those of its `results`, a tuple."""
-        if self.mesh is None:
-            return function(*args)
-        in_specs, out_specs = (tuple(rules.spec(array) for array in arrays.split()) for arrays in (dims, results))
-        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
-
-    def over_vocabulary(self, reduce: Callable[[Any, Any], Any], x: Any) -> Any:
-        """`reduce`, a `jax.lax.psum` or `pmax`, of what each device has of its part of the vocabulary."""
-        return x if self.mesh is None else reduce(x, rules.TENSOR_AXIS)
-
-    def over_rows(self, x: Any) -> Any:
-        """The sum of what each device has of its rows."""
-        return x if self.mesh is None else jax.lax.psum(x, rules.BATCH_AXES)
-
-    def word_ids(self, num_words: int) -> Array:
-        """Int32 (v,): the ids of the rows that this device has of the table."""
-        part = 0 if self.mesh is None else jax.lax.axis_index(rules.TENSOR_AXIS)
-        return part * num_words + jnp.arange(num_words, dtype=jnp.int32)
-
-
-class _Vocabulary(NamedTuple):
-    """What a device has of it: ids (v,), rows (v, d), float32 bias (v,), `MASKED` at rows of padding."""
-
-    ids: Array
-    table: Array
-    bias: Array
-
-    @classmethod
-    def of(cls, parts: _Parts, table: Array, bias: Array) -> "_Vocabulary":
-        ids = parts.word_ids(len(table))
-        return cls(ids, table, jnp.where(ids < parts.vocab_size, bias, MASKED))
-
-    def logits(self, features: Array) -> Array:
-        """Float32 (t, v) of features (t, d)."""
-        return product("td,vd->tv", features, self.table) + self.bias
-
-    def is_label(self, labels: Array) -> Array:
-        """Bool (t, v); a label of another device's words, or -1, is none of these."""
-        return self.ids == labels[:, None]
-
-
-class _Statistics(NamedTuple):
-    """Of each position, from logits over words: that of the label, or 0 where it is not among them; the largest of the
-    others; the largest; and sum exp(logit - largest)."""
-
-    label: Array
-    others: Array
-    largest: Array
-    total: Array
-
-    @classmethod
-    def of(cls, logits: Array, is_label: Array) -> "_Statistics":
-        label = jnp.sum(jnp.where(is_label, logits, 0), axis=1)
-        others = jnp.max(jnp.where(is_label, MASKED, logits), axis=1)
-        largest = jnp.max(logits, axis=1)
-        return cls(label, others, largest, jnp.sum(jnp.exp(logits - largest[:, None]), axis=1))
-
-    def combined(self, parts: _Parts) -> "_Statistics":
-        """From those over a part of the vocabulary those over all of it."""
-        others, largest = parts.over_vocabulary(jax.lax.pmax, (self.others, self.largest))
-        total = self.total * jnp.exp(self.largest - largest)
-        label, total = parts.over_vocabulary(jax.lax.psum, (self.label, total))
-        return _Statistics(label, others, largest, total)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropies(parts: _Parts, features: Array, table: Array, bias: Array, labels: Array) -> tuple[Array, Array]:
-    """Float32 (b, t), (b, t): -log p of the label, and 1 where it is predicted right; without meaning at label -1."""
-    return _forward(parts, features, table, bias, labels)[0]
+def _cross_entropies(
+    parts: Parts, features: Array, table: Array, bias: Array, labels: Array, *teacher: Array
+) -> tuple[Array, Array]:
+    """Float32 (b, t), (b, t): the loss, and 1 where the label is predicted right; without meaning at label -1.
+
+    `teacher` is nothing, or the fields of a `TokenTeacher`, of which the share is (b, t).
+    """
+    return _forward(parts, features, table, bias, labels, *teacher)[0]
 
 
 def _forward(
-    parts: _Parts, features: Array, table: Array, bias: Array, labels: Array
+    parts: Parts, features: Array, table: Array, bias: Array, labels: Array, *teacher: Array
 ) -> tuple[tuple[Array, Array], Any]:
     args = features, table, bias, labels
-    function = functools.partial(_local_statistics, parts)
-    label, others, largest, total = parts.run(function, "btd vd v bt", "bt bt bt bt", *args)
+    function, dims = functools.partial(_local_statistics, parts), ["btd vd v bt", "btd vd v bt"]
+    results = " ".join(["bt"] * (7 if teacher else 4))
+    found = parts.run(function, " ".join(dims[: 2 if teacher else 1]), results, *args, *teacher)
+    own = Statistics(*found[:4])
+    target, taught = own.label, tuple[Array, ...]()
+    if teacher:
+        agreement, share = Agreement(*found[4:]), teacher[3]
+        target = (1 - share) * own.label + share * agreement.product / agreement.total
+        taught = (agreement.largest, 1 / agreement.total)
     # The log of a normaliser near 100 would lose digits, so the largest logit is kept apart.
-    losses, correct = largest - label + jnp.log(total), (label > others).astype(jnp.float32)
-    return (losses, correct), (*args, largest, 1 / total)
+    losses, correct = own.largest - target + jnp.log(own.total), (own.label > own.others).astype(jnp.float32)
+    return (losses, correct), ((*args, own.largest, 1 / own.total), (*teacher, *taught))
 
 
-def _local_statistics(parts: _Parts, features: Array, table: Array, bias: Array, labels: Array) -> tuple[Array, ...]:
-    words, cut = _Vocabulary.of(parts, table, bias), Cut.of(labels.size, parts.chunk)
+def _local_statistics(
+    parts: Parts, features: Array, table: Array, bias: Array, labels: Array, *teacher: Array
+) -> tuple[Array, ...]:
+    words, cut = Vocabulary.of(parts, table, bias), Cut.of(labels.size, parts.chunk)
+    taught = Vocabulary.of(parts, *teacher[1:3]) if teacher else None
 
-    def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, _Statistics]:
-        features, labels = chunk
-        return None, _Statistics.of(words.logits(features), words.is_label(labels))
+    def step(_: None, chunk: tuple[Array, ...]) -> tuple[None, Any]:
+        features, labels, *taught_features = chunk
+        logits = words.logits(features)
+        found = Statistics.of(logits, words.is_label(labels))
+        return None, (found,) if taught is None else (found, Agreement.of(logits, taught.logits(*taught_features)))
 
-    _, found = jax.lax.scan(step, None, (_chunks(cut, features), _chunks(cut, labels)))
-    return tuple(x.reshape(labels.shape) for x in jax.tree.map(cut.join, found).combined(parts))
+    chunks = tuple(_chunks(cut, x) for x in (features, labels, *teacher[:1]))
+    _, found = jax.lax.scan(step, None, chunks)
+    combined = (part.combined(parts) for part in jax.tree.map(cut.join, found))
+    return tuple(x.reshape(labels.shape) for part in combined for x in part)
 
 
-def _backward(parts: _Parts, kept: tuple[Array, ...], cotangents: tuple[Array, Array]) -> tuple[Array | None, ...]:
+def _backward(parts: Parts, kept: tuple[Any, Any], cotangents: tuple[Array, Array]) -> tuple[Array | None, ...]:
+    own, teacher = kept
     function, dims = functools.partial(_local_gradients, parts), "btd vd v bt bt bt bt"
-    return *parts.run(function, dims, "btd vd v", *kept, cotangents[0]), None
+    dims = f"{dims} btd vd v bt bt bt" if teacher else dims
+    grads = parts.run(function, dims, "btd vd v", *own, cotangents[0], *teacher)
+    return *grads, None, *([None] * 4 if teacher else [])
 
 
 def _local_gradients(
-    parts: _Parts,
+    parts: Parts,
     features: Array,
     table: Array,
     bias: Array,
@@ -202,19 +171,27 @@ def _local_gradients(
     largest: Array,
     inverse_total: Array,
     cotangent: Array,
+    *teacher: Array,
 ) -> tuple[Array, Array, Array]:
-    words, cut = _Vocabulary.of(parts, table, bias), Cut.of(labels.size, parts.chunk)
+    words, cut = Vocabulary.of(parts, table, bias), Cut.of(labels.size, parts.chunk)
+    taught = Vocabulary.of(parts, *teacher[1:3]) if teacher else None
+
+    def target(labels: Array, *taught_chunk: Array) -> Array:
+        is_label = words.is_label(labels)
+        if taught is None:
+            return is_label
+        features, share, largest, inverse_total = taught_chunk
+        return share[:, None] * taught.shares(features, largest, inverse_total) + (1 - share[:, None]) * is_label
 
     def step(sums: tuple[Array, Array], chunk: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-        features, labels, largest, inverse_total, cotangent = chunk
-        shares = jnp.exp(words.logits(features) - largest[:, None]) * inverse_total[:, None]
-        slopes = cotangent[:, None] * (shares - words.is_label(labels))
+        features, labels, largest, inverse_total, cotangent, *taught_chunk = chunk
+        slopes = cotangent[:, None] * (words.shares(features, largest, inverse_total) - target(labels, *taught_chunk))
         by_table = sums[0] + product("tv,td->vd", slopes, features)
         return (by_table, sums[1] + jnp.sum(slopes, axis=0)), product("tv,vd->td", slopes, words.table)
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
-    chunks = tuple(_chunks(cut, x) for x in (features, labels, largest, inverse_total, cotangent))
-    sums, by_features = jax.lax.scan(step, zeros, chunks)
+    of_positions = features, labels, largest, inverse_total, cotangent, *teacher[:1], *teacher[3:]
+    sums, by_features = jax.lax.scan(step, zeros, tuple(_chunks(cut, x) for x in of_positions))
     by_table, by_bias = parts.over_rows(sums)
     by_features = parts.over_vocabulary(jax.lax.psum, cut.join(by_features)).reshape(features.shape)
     return by_features.astype(features.dtype), by_table.astype(table.dtype), by_bias

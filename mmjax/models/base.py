@@ -31,6 +31,11 @@ class ModelConfig(ABC):
         """The most tokens of a text."""
 
     @property
+    def takes_shorter_texts(self) -> bool:
+        """Whether texts may be padded to fewer tokens than that, with the same result."""
+        return False
+
+    @property
     @abstractmethod
     def vocab_size(self) -> int:
         """Rows of the table of tokens."""
@@ -46,6 +51,11 @@ class ModelConfig(ABC):
         """Mean and deviation that pixels are normalised with, where it looks at pixels."""
 
     @property
+    def region_dim(self) -> int | None:
+        """Numbers of a region's features; None where the model looks at no regions."""
+        return None
+
+    @property
     @abstractmethod
     def needs_whole_batch(self) -> bool:
         """Whether an example's output in training depends on its batch, which then cannot be taken in parts."""
@@ -59,8 +69,8 @@ class Model(nnx.Module):
     """Images and texts to embeddings in one space."""
 
     @abstractmethod
-    def image_embed(self, image: Array) -> Array:
-        """float32 (b, e), of length 1, of images as an image tower takes them."""
+    def image_embed(self, fields: Batch) -> Array:
+        """float32 (b, e), of length 1, from the fields of a batch that stand for its images."""
 
     @abstractmethod
     def run_tower(self, name: Literal["image", "text"], batch: Batch, key: Key | None) -> Any:

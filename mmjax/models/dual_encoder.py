@@ -115,8 +115,8 @@ class DualEncoder(Model):
             return self.encode_image(batch["image"], key)
         return self.encode_text(batch["text_ids"], batch["text_mask"], key)
 
-    def image_embed(self, image: Array) -> Array:
-        return self.encode_image(image)[0]
+    def image_embed(self, fields: Batch) -> Array:
+        return self.encode_image(fields["image"])[0]
 
     def text_embed(self, text_ids: Array, text_mask: Array) -> Array:
         return self.encode_text(text_ids, text_mask)[0]

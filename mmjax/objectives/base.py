@@ -64,6 +64,11 @@ class ObjectiveConfig(ABC):
         """The ids of the mask and of the special tokens that it counts on, where it masks tokens."""
         return None
 
+    def fields(self, model: ModelConfig) -> dict[str, int | None]:
+        """Fields of a batch that it reads beside those that the model sees, by how many numbers each region has of
+        them; None where it has one."""
+        return {}
+
     def similarity_scale(self, params: Params) -> Array:
         """What a similarity of the towers adds, times this, to the log odds of a match; see `evals.rerank`."""
         return jnp.zeros(())

@@ -9,14 +9,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from mmjax.errors import UserError
 from mmjax.losses import contrastive
 from mmjax.losses.info_nce import clamped_log_scale
 from mmjax.losses.momentum import Queue, momentum_contrastive
 from mmjax.losses.pairs import answer_cross_entropy, pair_cross_entropy
-from mmjax.losses.regions import class_cross_entropy, class_divergence, feature_regression, normalised_patches
-from mmjax.losses.tokens import token_cross_entropy
+from mmjax.losses.regions import (
+    class_cross_entropy,
+    class_divergence,
+    feature_regression,
+    normalised_patches,
+    smooth_feature_regression,
+)
+from mmjax.losses.tokens import TokenTeacher, token_cross_entropy
 from mmjax.losses.transport import word_region_alignment
 from mmjax.models.base import ModelConfig
 from mmjax.models.fusion.model import Fusion, FusionConfig, Tokens
@@ -29,6 +36,7 @@ from mmjax.objectives.fusion_terms import (
     AlignTerm,
     AnswerTerm,
     ContrastTerm,
+    FollowTerm,
     Form,
     MatchTerm,
     RegionTerm,
@@ -50,7 +58,8 @@ class FusionObjectiveConfig(ObjectiveConfig):
     """The terms, at most one of each kind but regions.
 
     mix: "sum" adds all, each times its weight; "draw" takes one a step, with probabilities in proportion to the weights
-        (UNITER, Chen et al., 2020, section 3.3), and reports the others as 0.
+        (UNITER, Chen et al., 2020, section 3.3), and reports the others as 0. The alignment comes with the match, of
+        which it has the pairs, times its weight.
     """
 
     contrast: ContrastTerm | None = None
@@ -59,13 +68,20 @@ class FusionObjectiveConfig(ObjectiveConfig):
     regions: tuple[RegionTerm, ...] = ()
     align: AlignTerm | None = None
     answers: AnswerTerm | None = None
+    follows: FollowTerm | None = None
     mix: Literal["sum", "draw"] = "sum"
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise UserError("objective has no term: give it tokens, match, contrast, regions, align or answers")
+        if len({term.name for term in self.regions}) < len(self.regions):
+            raise UserError("objective.regions has two terms of one kind: give each a kind or a target of its own")
         if len({term.rate for term in self.regions}) > 1:
             raise UserError("objective.regions hide the same regions: give all of them one rate")
+        if self.tokens is not None and self.tokens.distilled and not (self.contrast and self.contrast.queue_batches):
+            raise UserError("objective.tokens is distilled, but nobody teaches: set objective.contrast.queue_batches")
+        if self.follows is not None and self.match is not None:
+            raise UserError("objective.follows and objective.match read the same head: leave one of them out")
         if self.align is not None and self.match is None:
             raise UserError("objective.align compares pairs with others: it needs objective.match, which draws them")
 
@@ -78,13 +94,33 @@ class FusionObjectiveConfig(ObjectiveConfig):
             "tokens": self.tokens,
             "align": self.align,
             "answers": self.answers,
+            "follows": self.follows,
         }
-        regions = {f"region_{term.kind}": term for term in self.regions}
+        regions = {term.name: term for term in self.regions}
         return {name: term for name, term in {**single, **regions}.items() if term is not None}
 
     @property
     def vocabulary(self) -> tuple[int, tuple[int, ...]] | None:
         return None if self.tokens is None else (self.tokens.mask_id, self.tokens.special_ids)
+
+    @property
+    def draws(self) -> dict[str, tuple[str, ...]]:
+        """The terms that one of them brings when it is drawn, itself the first."""
+        alone: dict[str, tuple[str, ...]] = {name: (name,) for name in self.terms if name != "align"}
+        return alone | {"match": ("match", "align")} if self.align is not None else alone
+
+    def fields(self, model: ModelConfig) -> dict[str, int | None]:
+        """See `ObjectiveConfig`."""
+        assert isinstance(model, FusionConfig), "checked by check_model"
+        sizes = dict(output for head in model.heads.regions for output in head.outputs)
+        wanted: dict[str, int | None] = {
+            name: None for name in ("answers", "follows") if getattr(self, name) is not None
+        }
+        for term in self.regions:
+            wanted |= dict.fromkeys(term.fields)
+            if term.kind in ("features", "divergence"):
+                wanted[term.fields[0]] = sizes[term.output]
+        return wanted
 
     def similarity_scale(self, params: Params) -> Array:
         """That of the contrast, in proportion to which hard negatives are drawn; 0 for random ones."""
@@ -100,8 +136,15 @@ class FusionObjectiveConfig(ObjectiveConfig):
         outputs = {name for head in heads.regions for name, _ in head.outputs}
         hard = self.match is not None and self.match.negatives == "hard"
         wants = {
+            "model.image": (
+                bool(self.regions) or any((self.contrast, self.match, self.align)),
+                model.image is not None,
+            ),
             "model.embed_dim": (self.contrast is not None or hard, model.embed_dim > 0),
-            "model.heads.num_pair_classes = 2": (self.match is not None, heads.num_pair_classes == 2),
+            "model.heads.num_pair_classes = 2": (
+                self.match is not None or self.follows is not None,
+                heads.num_pair_classes == 2,
+            ),
             "model.heads.tokens": (self.tokens is not None, heads.tokens),
             "model.heads.num_answers": (self.answers is not None, heads.num_answers > 0),
             "an image of PatchInputConfig": (
@@ -110,8 +153,7 @@ class FusionObjectiveConfig(ObjectiveConfig):
             ),
         }
         for term in self.regions:
-            output = "classes" if term.kind == "divergence" else term.kind
-            wants[f"a region head with {output!r}"] = True, output in outputs
+            wants[f"a region head with {term.output!r}"] = True, term.output in outputs
         for what, (wanted, there) in wants.items():
             if wanted and not there:
                 raise UserError(f"objective needs {what}, which the model lacks: add it, or leave the term out")
@@ -143,53 +185,65 @@ class FusionObjective:
         """Both streams behind their towers in every form that a term wants, what is hidden in them, and where it is."""
         text_key, masked_text_key, image_key, masked_image_key, hide_key, mask_key = split(key, 6)
         found: dict[str, Any] = {}
+        types = batch.get("token_types")
         if "plain" in self._forms("text"):
-            found["text plain"] = model.encode_text(batch["text_ids"], batch["text_mask"], text_key)
-        if "plain" in self._forms("image"):
+            found["text plain"] = model.encode_text(batch["text_ids"], batch["text_mask"], text_key, types)
+        if "plain" in self._forms("image") and model.image is not None:
             found["image plain"] = model.encode_image(batch, image_key)
         if "masked" in self._forms("text"):
             ids, found["labels"] = self._masked_text(model, batch, _key(mask_key))
-            found["text masked"] = model.encode_text(ids, batch["text_mask"], masked_text_key)
+            found["text masked"] = model.encode_text(ids, batch["text_mask"], masked_text_key, types)
+            found["masked ids"] = ids
         if "masked" in self._forms("image"):
             found["hidden"] = self._hidden(model, batch, _key(hide_key))
             found["image masked"] = model.encode_image(batch, masked_image_key, found["hidden"])
         return found
 
     def teach(self, model: Fusion, batch: Batch, state: ObjectiveState) -> Embeddings:
-        """The teacher's `image` and `text` (b, e), without dropout."""
+        """The teacher's `image` and `text` (b, e), without dropout; and, of `masked_ids` in the batch, its `words`:
+        what its head makes of each token (b, t, d), before the table."""
         if "teacher" not in state:
             return {}
-        teacher: Fusion = nnx.merge(nnx.split(model)[0], state["teacher"])
-        text = teacher.embed_text(teacher.encode_text(batch["text_ids"], batch["text_mask"]))
-        image = teacher.embed_image(teacher.encode_image(batch))
-        return jax.lax.stop_gradient({"image": image, "text": text})
+        teacher = _teacher(model, state)
+        ids, mask, types = batch["text_ids"], batch["text_mask"], batch.get("token_types")
+        image, text = teacher.encode_image(batch), teacher.encode_text(ids, mask, token_types=types)
+        found = {"image": teacher.embed_image(image), "text": teacher.embed_text(text)}
+        if self.config.tokens is not None and self.config.tokens.distilled:
+            masked = teacher.encode_text(batch.get("masked_ids", ids), mask, token_types=types)
+            fused = teacher.fuse(masked, image).text
+            assert fused is not None
+            assert teacher.token_head is not None
+            found["words"] = teacher.token_head.transform(fused)
+        return jax.lax.stop_gradient(found)
 
     def loss(
         self, model: Fusion, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """The sum of all terms, or the one that is drawn."""
         draw_key, step_key = jax.random.split(_key(key))
-        state = self._taught(model, batch, state)
+        state = self._taught(model, embeddings, batch, state)
         step = _Step(self.config, model, embeddings, batch, state, step_key if key is not None else None)
         terms = self.config.terms
         values = step.together(list(terms)) if self.config.mix == "sum" else self._drawn(step, draw_key)
-        factors = {name: term.weight if self.config.mix == "sum" else 1.0 for name, term in terms.items()}
+        factors = {name: term.weight for name, term in terms.items()}
+        if self.config.mix == "draw":
+            factors |= dict.fromkeys(self.config.draws, 1.0)
         total = sum((factor * values[name].value for name, factor in factors.items()), jnp.zeros(()))
         next_state = {**state, "step": state["step"] + 1} if "step" in state else state
         return Loss(Mean(total, jnp.ones(())), values), {k: v for k, v in next_state.items() if k != "taught"}
 
     def _drawn(self, step: "_Step", key: Key) -> Terms:
-        terms = self.config.terms
-        shares = jnp.log(jnp.asarray([term.weight for term in terms.values()], jnp.float32))
+        terms, draws = self.config.terms, self.config.draws
+        shares = jnp.log(jnp.asarray([terms[name].weight for name in draws], jnp.float32))
         everything = jax.eval_shape(lambda: step.together(list(terms)))
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), everything)
 
-        def branch(name: str) -> Callable[[], Terms]:
-            return lambda: nothing | step.together([name])
+        def branch(names: tuple[str, ...]) -> Callable[[], Terms]:
+            return lambda: nothing | step.together(list(names))
 
-        return jax.lax.switch(jax.random.categorical(key, shares), [branch(name) for name in terms])
+        return jax.lax.switch(jax.random.categorical(key, shares), [branch(names) for names in draws.values()])
 
-    def _taught(self, model: Fusion, batch: Batch, state: ObjectiveState) -> ObjectiveState:
+    def _taught(self, model: Fusion, embeddings: Embeddings, batch: Batch, state: ObjectiveState) -> ObjectiveState:
         """The state with the teacher moved, and what it makes of the batch in the queue."""
         if "teacher" not in state:
             return state
@@ -198,7 +252,8 @@ class FusionObjective:
         params = jax.lax.stop_gradient(_params(model))
         teacher = optax.incremental_update(params, state["teacher"], 1 - contrast.momentum)
         state = {**state, "teacher": teacher}
-        taught = self.teach(model, batch, state)
+        masked = {"masked_ids": embeddings["masked ids"]} if "masked ids" in embeddings else {}
+        taught = self.teach(model, {**batch, **masked}, state)
         queue = state["queue"].push(taught["image"], taught["text"], batch["ids"], batch["weights"])
         return {**state, "queue": queue, "taught": taught}
 
@@ -263,12 +318,17 @@ class _Step:
             bias = jnp.zeros(())
             mean = contrastive(image, text, log_scale, bias, batch["ids"], batch["weights"], kind="softmax")
             return {name: mean}
-        taught, share = self._state["taught"], jnp.asarray(term.distillation)
-        if term.distillation_steps:
-            share = share * jnp.minimum(1.0, self._state["step"] / term.distillation_steps)
+        taught = self._state["taught"]
         pushed = taught["image"], taught["text"], self._state["queue"]
         arguments = (log_scale, batch["ids"], batch["weights"])
-        return {name: momentum_contrastive(image, text, *pushed, *arguments, distillation=share)}
+        return {name: momentum_contrastive(image, text, *pushed, *arguments, distillation=self._share(term))}
+
+    def _share(self, term: ContrastTerm) -> Array:
+        """That of the targets which the teacher has by now."""
+        share = jnp.asarray(term.distillation)
+        if not term.distillation_steps:
+            return share
+        return share * jnp.minimum(1.0, self._state["step"] / term.distillation_steps)
 
     def _match(self, name: str, term: MatchTerm) -> Terms:
         partners: tuple[Partner, ...] = ("own", "other image")
@@ -298,31 +358,45 @@ class _Step:
             vocab_size=model.config.text.vocab_size,
             chunk=term.chunk,
             max_labels=term.masking.max_labels,
+            teacher=self._token_teacher(term, text.dtype),
         )
         return {name: loss, f"{name}_accuracy": correct}
+
+    def _token_teacher(self, term: TokenTerm, dtype: DTypeLike) -> TokenTeacher | None:
+        if not term.distilled:
+            return None
+        teacher = _teacher(self._model, self._state)
+        assert teacher.token_head is not None
+        assert self._config.contrast is not None
+        return TokenTeacher(
+            self._state["taught"]["words"],
+            weight(teacher.text.tokens.table, dtype),
+            weight(teacher.token_head.bias, dtype),
+            self._share(self._config.contrast),
+        )
 
     def _region(self, name: str, term: RegionTerm) -> Terms:
         hidden, batch = self._embeddings["hidden"], self._batch
         image = self._fused(term.text, term.image, "own").image
         assert image is not None
         # What stands before the regions, a class token or the whole image, is not predicted.
-        outputs = self._model.region_outputs(image[:, -hidden.shape[1] :])
+        predicted = self._model.region_outputs(image[:, -hidden.shape[1] :])[term.output]
+        counted = batch["region_mask"] if term.everywhere and "region_mask" in batch else hidden | term.everywhere
+        counts = counted, batch["weights"]
         match term.kind:
             case "features":
-                return {
-                    name: feature_regression(outputs["features"], batch["region_features"], hidden, batch["weights"])
-                }
+                regression = smooth_feature_regression if term.smooth else feature_regression
+                return {name: regression(predicted, batch["region_features"], *counts)}
             case "classes":
-                return {
-                    name: class_cross_entropy(outputs["classes"], batch["region_classes"], hidden, batch["weights"])
-                }
+                labels, *confidence = (batch[field] for field in term.fields)
+                return {name: class_cross_entropy(predicted, labels, *counts, *confidence)}
             case "divergence":
-                target = batch["region_probabilities"]
-                return {name: class_divergence(outputs["classes"], target, hidden, batch["weights"])}
+                return {name: class_divergence(predicted, batch["region_probabilities"], *counts)}
             case "pixels":
                 assert isinstance(self._model.image, PatchInput), "checked by check_model"
-                target = normalised_patches(self._model.image.pixels(batch))
-                return {name: feature_regression(outputs["pixels"], target, hidden, batch["weights"])}
+                return {
+                    name: feature_regression(predicted, normalised_patches(self._model.image.pixels(batch)), *counts)
+                }
 
     def _align(self, name: str, term: AlignTerm) -> Terms:
         return {name: _merged([self._alignment(term, partner) for partner in ("own", "other image")])}
@@ -338,6 +412,13 @@ class _Step:
         matched = jnp.full_like(self._batch["ids"], own, dtype=bool)
         return word_region_alignment(text, image, self._batch["text_mask"], everywhere, matched, weights)
 
+    def _follows(self, name: str, term: FollowTerm) -> Terms:
+        streams = self._fused(term.text, term.image, "own")
+        logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
+        follows, weights = self._batch["follows"], self._batch["weights"]
+        correct = Mean.of((jnp.argmax(logits, axis=-1) == follows).astype(jnp.float32), weights)
+        return {name: pair_cross_entropy(logits, follows, weights), f"{name}_accuracy": correct}
+
     def _answers(self, name: str, term: AnswerTerm) -> Terms:
         streams = self._fused(term.text, term.image, "own")
         assert self._model.answer_head is not None
@@ -347,7 +428,8 @@ class _Step:
     def _fused(self, text: Form, image: Form, partner: Partner) -> Streams:
         wanted = text, image, partner
         if wanted not in self._passes:
-            tokens = self._tokens_of("text", text, partner), self._tokens_of("image", image, partner)
+            of_image = None if self._model.image is None else self._tokens_of("image", image, partner)
+            tokens = self._tokens_of("text", text, partner), of_image
             self._passes[wanted] = self._model.fuse(*tokens, self._pass_key("/".join(wanted)))
         return self._passes[wanted]
 
@@ -393,6 +475,11 @@ def _merged(means: list[Mean]) -> Mean:
     for mean in means[1:]:
         total = total.merge(mean)
     return total
+
+
+def _teacher(model: Fusion, state: ObjectiveState) -> Fusion:
+    teacher: Fusion = nnx.merge(nnx.split(model)[0], state["teacher"])
+    return teacher
 
 
 def _params(model: Fusion) -> Any:

@@ -35,7 +35,7 @@ class ContrastTerm(TermConfig):
     """Image-text contrast of the towers, before the fusion (ALBEF, Li et al., 2021, section 3.2).
 
     queue_batches: batches of a momentum teacher's embeddings to compare with; 0 compares within the batch, without one.
-    momentum, distillation, distillation_steps: of the teacher, see `MomentumConfig`.
+    momentum, distillation, distillation_steps: of the teacher, see `MomentumConfig`; masked words may have it too.
     largest_scale: bound of the learned scale.
     """
 
@@ -66,20 +66,25 @@ class MatchTerm(TermConfig):
 class TokenTerm(TermConfig):
     """Masked words, guessed from the others and the image.
 
-    mask_id, special_ids: of the tokenizer.
+    mask_id, special_ids: of the tokenizer; by default BERT's.
     chunk: positions whose logits are held at once, see `losses.tokens`.
+    distilled: the momentum teacher of the contrast says how likely other words are too, in the share that it has there
+        (ALBEF, Li et al., 2021, section 3.3).
     """
 
     text: Form = "masked"
     masking: MaskingConfig = MaskingConfig()
     mask_id: int = 103
-    special_ids: tuple[int, ...] = (0, 100, 101, 102)
+    special_ids: tuple[int, ...] = (0, 100, 101, 102, 103)
     chunk: int = 1024
+    distilled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.text != "masked":
             raise UserError("masked words need a text that is masked: set text of TokenTerm to 'masked'")
+        if self.distilled and self.image != "plain":
+            raise UserError("a teacher of masked words sees the whole image: set image of TokenTerm to 'plain'")
 
     def vocabulary(self, size: int) -> Vocabulary:
         return Vocabulary(size, self.mask_id, self.special_ids)
@@ -92,11 +97,20 @@ class RegionTerm(TermConfig):
     kind: "features" of regions, as a regression; their "classes", or the "divergence" from the detector's
         probabilities; "pixels" of patches, normalised patch by patch.
     rate: share of the regions that are hidden, at least one of each image.
+    target: which classes, where a model predicts several: the name of the head's output, and of the batch's field
+        behind `region_`. LXMERT has "objects" and "attributes".
+    confidence: classes count as much as `region_TARGET_confidence`, the detector's, says.
+    everywhere: of all regions, those that are not hidden included; LXMERT's classes are.
+    smooth: the regression of features is by the smooth L1 loss (LXMERT), in place of squares.
     """
 
     image: Form = "masked"
     kind: Literal["features", "classes", "divergence", "pixels"] = "features"
     rate: float = 0.15
+    target: str = "classes"
+    confidence: bool = False
+    everywhere: bool = False
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +118,40 @@ class RegionTerm(TermConfig):
             raise UserError("masked regions need an image that is masked: set image of RegionTerm to 'masked'")
         if not 0 < self.rate < 1:
             raise UserError(f"rate {self.rate} of RegionTerm is not in (0, 1): UNITER has 0.15")
+        if self.kind != "classes" and (self.target != "classes" or self.confidence):
+            raise UserError(f"target and confidence of RegionTerm are for classes, but kind is {self.kind!r}")
+        if self.kind != "features" and self.smooth:
+            raise UserError(f"smooth of RegionTerm is for features, but kind is {self.kind!r}: leave it out")
+
+    @property
+    def name(self) -> str:
+        """What the term is called in logs."""
+        return f"region_{self.target if self.kind == 'classes' else self.kind}"
+
+    @property
+    def output(self) -> str:
+        """The output of the region heads that it reads."""
+        return {"classes": self.target, "divergence": "classes"}.get(self.kind, self.kind)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a batch that it reads, what is predicted first."""
+        what = {"classes": self.target, "divergence": "probabilities"}.get(self.kind, self.kind)
+        if self.kind == "pixels":
+            return ()
+        return (f"region_{what}", f"region_{what}_confidence") if self.confidence else (f"region_{what}",)
+
+
+@dataclass(frozen=True)
+class FollowTerm(TermConfig):
+    """Whether the second of two texts belongs with the first, `follows` int32 (b,) of the batch, 1 or 0; read from the
+    head of the pair, of which class 1 is that it does.
+
+    Of sentences it is BERT's (Devlin et al., 2019, section 3.1, task 2), whose authors have class 0 for it; of captions
+    beside an image VisualBERT's (Li et al., 2019, section 3.3).
+    """
+
+    text: Form = "masked"
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def good_records(records: Any, contents: Contents) -> Iterator[tuple[Record, Ima
 
 
 def picture(record: Record) -> Image.Image:
+    if record.image is None:
+        raise BadRecord("it has no image")
     return Image.fromarray(record.image) if isinstance(record.image, np.ndarray) else open_image(record.image, Limits())
 
 

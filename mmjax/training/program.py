@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mmjax.data.config import DataConfig
+from mmjax.data.shapes import row_shapes
 from mmjax.objectives.base import Objective
 from mmjax.optim.optimizer import OptimConfig, make_optimizer
 from mmjax.parallel import rules
@@ -91,27 +92,10 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def batch_shapes(
-    batch_size: int,
-    image_size: int,
-    text_len: int,
-    mesh: jax.sharding.Mesh,
-    num_words: int = 0,
-    word_starts: bool = False,
-    image_width: int | None = None,
-) -> BatchSpec:
-    """Shapes, types and shardings of a global batch of image-text pairs; the images are square without a width."""
-    columns = image_size if image_width is None else image_width
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((batch_size, image_size, columns, 3), np.uint8),
-        "text_ids": ((batch_size, text_len), np.int32),
-        "text_mask": ((batch_size, text_len), np.bool_),
-        "ids": ((batch_size,), np.int32),
-        "weights": ((batch_size,), np.float32),
-    }
-    if num_words:
-        shapes["words"] = ((batch_size, num_words), np.int32)
-    if word_starts:
-        shapes["word_starts"] = ((batch_size, text_len), np.bool_)
+def batch_shapes(data: DataConfig, mesh: jax.sharding.Mesh) -> BatchSpec:
+    """Shapes, types and shardings of a global batch that is read so."""
     sharding = rules.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+    return {
+        name: jax.ShapeDtypeStruct((data.batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in row_shapes(data).items()
+    }

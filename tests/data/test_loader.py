@@ -178,3 +178,33 @@ def test_an_image_folder_with_bad_lines_trains_through(image_folder: Path) -> No
     assert batch["weights"].sum() == 8
     with pytest.raises(BadRecord):
         source[3]
+
+
+def test_a_second_caption_is_of_the_record_or_of_another() -> None:
+    """Of all that follow, the text is the record's next caption, and of all others another record's main one."""
+    config = replace(CONFIG, captions=CaptionConfig(pair=True, other_rate=0.5), text_len=12)
+    tokenizer = Tokenizer.load("emoji+mask")
+    source = MemorySource(20)
+    batches = list(train_batches(config, source, tokenizer, seed=7, start_step=0, num_steps=6))
+    for step, batch in enumerate(batches):
+        for row in range(8):
+            number = record_index(7, step * 8 + row, 20)
+            ids, types = batch["text_ids"][row], batch["token_types"][row]
+            assert tokenizer.decode([i for i in ids[types == 0] if i not in tokenizer.special_ids]) == f"thing {number}"
+            found = tokenizer.decode([i for i in ids[types == 1] if i not in tokenizer.special_ids])
+            assert (found == "red") == batch["follows"][row] or found == f"thing {number}"
+    follows = np.concatenate([batch["follows"] for batch in batches])
+    # Of 48 draws 24 are expected, with a deviation of 3.5.
+    assert 12 <= follows.sum() <= 36
+    again = list(train_batches(config, source, tokenizer, seed=7, start_step=3, num_steps=6))
+    assert_equal(batches[3:], again)
+
+
+def test_another_record_that_is_bad_is_not_followed() -> None:
+    """Its own turn is where it is reported; here the record's own caption follows."""
+    config = replace(CONFIG, captions=CaptionConfig(pair=True, other_rate=1.0), text_len=12)
+    batches = train(config, MemorySource(20, missing=range(1, 20)), num_steps=3, bad_records=BadRecords(20, 1.0))
+    good = np.concatenate([batch["weights"] > 0 for batch in batches])
+    follows = np.concatenate([batch["follows"] for batch in batches])
+    assert follows[good].all()
+    assert not follows[~good].any()

@@ -136,3 +136,26 @@ def test_tokens_that_go_on_with_a_word_are_known(with_mask: Tokenizer) -> None:
     assert len(continues) > 3
     assert all(continues[2:-1])
     assert not with_mask.continues[list(with_mask.special_ids)].any()
+
+
+def test_two_texts_share_a_row() -> None:
+    tokenizer = Tokenizer.load("emoji+mask")
+    (start, *first, end), (_, *second, _) = tokenizer.encode(["red heart", "smiling cat face"])
+    ids, mask, types = tokenizer.pairs(["red heart"] * 2, ["smiling cat face", ""], 16)
+    whole = [start, *first, end, *second, end]
+    assert ids[0].tolist() == whole + [tokenizer.pad_id] * (16 - len(whole))
+    assert mask[0].tolist() == [place < len(whole) for place in range(16)]
+    assert types[0].tolist() == [int(len(first) + 2 <= place < len(whole)) for place in range(16)]
+    assert ids[1, : len(first) + 3].tolist() == [start, *first, end, end]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "num_second"),
+    [("red", "cat " * 20, 9), ("cat " * 20, "red", 2), ("red " * 20, "cat " * 20, 6)],
+)
+def test_the_longer_of_two_texts_is_cut(first: str, second: str, num_second: int) -> None:
+    tokenizer = Tokenizer.load("emoji+mask")
+    ids, mask, types = tokenizer.pairs([first], [second], 12)
+    assert mask.all()
+    assert types[0].tolist() == [0] * (12 - num_second) + [1] * num_second
+    assert np.flatnonzero(ids[0] == tokenizer.eos_id).tolist() == [11 - num_second, 11]

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 from mmjax.evals.embed import Encoders
 from mmjax.evals.split import EvalSplit
-from mmjax.types import Array, HostBatch, Params
+from mmjax.types import Array, Batch, HostBatch, Params
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def _batches(records: list[FakeRecord], batch_size: int) -> Iterator[HostBatch]:
         yield {"image": image, "weights": weights}
 
 
-def _encode_image(params: Params, image: Array) -> Array:
-    high, low = (image[:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
+def _encode_image(params: Params, fields: Batch) -> Array:
+    high, low = (fields["image"][:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
     return _on_circle(params, 256 * high + low)
 
 

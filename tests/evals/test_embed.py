@@ -30,8 +30,8 @@ def test_rows_of_weight_zero_are_left_out_and_identical_pixels_are_seen() -> Non
     records = [FakeRecord(angle, ("0",), weight=float(angle != 20)) for angle in ANGLES]
     images = embed_images(encoders(mesh_of()), PARAMS, split_of(records, batch_size=4).batches())
     assert images.rows.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
-    assert images.pixels[1] == images.pixels[6]
-    assert len(set(images.pixels.tolist())) == 9
+    assert images.digests[1] == images.digests[6]
+    assert len(set(images.digests.tolist())) == 9
 
 
 def test_text_batches_are_rounded_up_to_the_mesh() -> None:

@@ -9,15 +9,15 @@ from mmjax.evals.masked_words import MaskedWordsEval, first_image_of, masked_pla
 from mmjax.evals.pairs import Towers, pair_scores
 from mmjax.evals.rerank import RerankEval, nearest, reranked
 from mmjax.evals.retrieval import RetrievalEval
-from mmjax.types import Array, Params
+from mmjax.types import Array, Batch, Params
 from tests.evals.eval_fakes import FakeRecord, encoders, mesh_of, split_of
 
 PARAMS: Params = {"turn": jnp.float32(1), "scale": jnp.float32(0)}
 MASK, SPECIAL = 999, (0, 999)
 
 
-def _degrees(params: Params, image: Array) -> Array:
-    high, low = (image[:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
+def _degrees(params: Params, fields: Batch) -> Array:
+    high, low = (fields["image"][:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
     return 256 * high + low
 
 
@@ -31,8 +31,9 @@ def _match(params: Params, text: Array, image: Array) -> Array:
 
 
 def _words(params: Params, text: Array, image: Array) -> Array:
-    """It guesses what it sees."""
-    return jnp.broadcast_to(image[:, None], text.shape).astype(jnp.int32)
+    """It guesses what it sees, and 20 where that is nothing."""
+    guess = jnp.where(image == 0, 20, image)
+    return jnp.broadcast_to(guess[:, None], text.shape).astype(jnp.int32)
 
 
 def scorer() -> PairScorer:
@@ -117,6 +118,7 @@ def test_masked_words_by_hand() -> None:
     found = MaskedWordsEval(scorer(), retrieval, split, MASK, SPECIAL).run(PARAMS)
     assert found["with_image"] == 2 / 3
     assert found["other_image"] == 0.0
+    assert found["without_image"] == 1 / 3
     assert found["gain"] == 2 / 3
     assert found["num_captions"] == 3
 

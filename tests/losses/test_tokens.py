@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from mmjax.errors import UserError
-from mmjax.losses.tokens import TokenLoss, token_cross_entropy
+from mmjax.losses.tokens import TokenLoss, TokenTeacher, token_cross_entropy
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.hlo import Program
@@ -73,7 +73,7 @@ def expected_gradients(vocab_size: int) -> tuple[np.ndarray, ...]:
 def place(args: tuple[Any, ...], mesh: jax.sharding.Mesh) -> list[Any]:
     """Arguments of the loss as they come from the model and from the batch."""
     dims = ("btd", "vd", "v", "bt", "b")
-    return [jax.device_put(x, NamedSharding(mesh, rules.spec(d))) for x, d in zip(args, dims, strict=True)]
+    return [jax.device_put(x, NamedSharding(mesh, rules.spec(d))) for x, d in zip(args, dims, strict=False)]
 
 
 def run(
@@ -245,3 +245,59 @@ def test_gradients_are_sent_once_and_logits_never():
     among_rows = 2 * 4 * (by_table + sums) * 3 // 4
     among_words = 2 * 4 * (by_features + statistics) // 2
     assert sum(c.sent_bytes for c in collectives) <= among_rows + among_words
+
+
+def taught(vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A teacher of its own features and words, sure enough to matter."""
+    rng = np.random.default_rng(7)
+    rows, bias = table(vocab_size)
+    found = rng.normal(size=(NUM_ROWS, TEXT_LEN, WIDTH)).astype(np.float32)
+    return found, rows + rng.normal(size=rows.shape).astype(np.float32), bias[::-1].copy()
+
+
+def distilled(
+    features: Any, rows: Any, bias: Any, labels: Any, weights: Any, teacher: Any, share: float, vocab_size: int
+) -> float:
+    """The loss of a distillation from its definition, a token at a time."""
+    loss = count = 0.0
+    for row, place in zip(*np.nonzero((labels >= 0) & (weights > 0)[:, None]), strict=True):
+        logits, targets = (
+            words[:vocab_size] @ x[row, place] + offsets[:vocab_size]
+            for x, words, offsets in ((features, rows, bias), teacher)
+        )
+        log_shares = logits - np.logaddexp.reduce(logits)
+        aims = share * np.exp(targets - np.logaddexp.reduce(targets))
+        aims[labels[row, place]] += 1 - share
+        loss -= weights[row] * aims @ log_shares
+        count += weights[row]
+    return loss / count
+
+
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)], ids=str)
+def test_a_teacher_is_part_of_the_target(sizes):
+    """Of 60 words the second device of the tensor axis has none; positions that do not count may be anything."""
+    vocab_size, share = 60, 0.4
+    args = (features(), *table(vocab_size), labels(vocab_size), WEIGHTS)
+    teacher = taught(vocab_size)
+    exact = [np.float64(x) for x in args[:3]]
+    options = (args[3], np.float64(WEIGHTS), [np.float64(x) for x in teacher], share, vocab_size)
+    teacher[0][labels(vocab_size) < 0] = np.nan
+
+    def loss(*args: Any) -> Any:
+        own, others = args[:5], TokenTeacher(*args[5:], jnp.asarray(share))
+        options: dict[str, Any] = {"vocab_size": vocab_size, "chunk": 3, "max_labels": MOST_LABELS}
+        result = token_cross_entropy(*own, teacher=others, **options)
+        return result.loss.value, result.correct.value
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(3)), has_aux=True))
+    mesh = make_mesh(MeshConfig(*(sizes or (1, 1, 1))), jax.devices()[: math.prod(sizes or (1,))])
+    with jax.set_mesh(mesh):
+        (value, correct), grads = jax.device_get(function(*place(args, mesh), *place(teacher, mesh)))
+    assert value == pytest.approx(distilled(*exact, *options), rel=LAYER)
+    assert correct == pytest.approx(expected(*exact, *args[3:], vocab_size)[1], rel=LAYER)
+
+    def definition(*args: Any) -> float:
+        return distilled(*args, *options)
+
+    for position, found in enumerate(grads):
+        assert above(relative_errors(found, reference.gradient(definition, position, *exact)), LAYER) == {}

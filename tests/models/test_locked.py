@@ -118,7 +118,7 @@ def test_a_locked_tower_counts_as_one_forward_pass(mesh):
     costs = {}
     for locked in ("none", "image", "text"):
         config = replace(tiny.SIGLIP, locked=locked)
-        shapes = batch_shapes(8, tiny.IMAGE_SIZE, tiny.CONTEXT_LEN, mesh)
+        shapes = batch_shapes(tiny.data(8), mesh)
         program = build_program(
             lambda key, config=config: DualEncoder(config, key),
             ContrastiveConfig().build(),

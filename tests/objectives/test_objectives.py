@@ -69,7 +69,7 @@ CONFIGS = {
 
 def program_of(config: Any, sizes: tuple[int, int, int], accumulate: int = 1) -> tuple[Program, Mesh]:
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
-    spec = batch_shapes(toy.NUM_ROWS, tiny.IMAGE_SIZE, tiny.CONTEXT_LEN, mesh)
+    spec = batch_shapes(tiny.data(toy.NUM_ROWS), mesh)
     train = TrainConfig(num_steps=10, accumulate=accumulate)
     with jax.set_mesh(mesh):
         return build_program(toy.build(), config.build(), toy.SGD, train, mesh, spec), mesh

@@ -80,7 +80,7 @@ def build(dropout_rate: float = 0.0) -> Any:
 def program(
     mesh: jax.sharding.Mesh, train: TrainConfig, optim: OptimConfig = SGD, dropout_rate: float = 0.0
 ) -> Program:
-    spec = batch_shapes(NUM_ROWS, tiny.IMAGE_SIZE, tiny.CONTEXT_LEN, mesh)
+    spec = batch_shapes(tiny.data(NUM_ROWS), mesh)
     return build_program(build(dropout_rate), SIGMOID, optim, train, mesh, spec)
 
 

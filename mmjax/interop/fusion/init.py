@@ -31,7 +31,8 @@ def text_rows(model: FusionConfig) -> Table:
 
 
 def image_rows(model: FusionConfig) -> Table:
-    """What a `ViTModel` has for the image stream: patches, class token, positions, layers, and the norm behind them."""
+    """What a `ViTModel` has for the image stream, and for layers that are shared by both and normalise first (ViLT):
+    patches, class token, positions, layers, and the norm behind them."""
     assert isinstance(model.image, PatchInputConfig)
     stem = "embeddings.patch_embeddings.projection"
     rows: Table = (
@@ -44,6 +45,8 @@ def image_rows(model: FusionConfig) -> Table:
         rows += (Row("image/class_token", "embeddings.cls_token", reshaped(1, 1)),)
     if model.image_tower_norm:
         rows += norm("image_tower_norm", "layernorm")
+    if model.final_norm:
+        rows += norm("final_norm", "layernorm")
     return rows
 
 
@@ -69,7 +72,9 @@ def _text_parts(layer: Layer) -> Iterable[Part]:
 
 
 def _image_parts(layer: Layer) -> Iterable[Part]:
-    if layer.image == "image" and not layer.shared:
+    if layer.is_joint:
+        yield Part("shared", IMAGE_LAYER, vit.LAYER, "layer")
+    elif layer.image == "image" and not layer.shared:
         yield Part("image", IMAGE_LAYER, vit.LAYER, "layer")
 
 

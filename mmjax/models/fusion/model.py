@@ -89,6 +89,10 @@ class FusionConfig(ModelConfig):
         return self.text.context_len
 
     @property
+    def takes_shorter_texts(self) -> bool:
+        return True
+
+    @property
     def vocab_size(self) -> int:
         return self.text.vocab_size
 
@@ -99,6 +103,10 @@ class FusionConfig(ModelConfig):
     @property
     def image_colours(self) -> Colours | None:
         return None if self.image is None else self.image.image_colours
+
+    @property
+    def region_dim(self) -> int | None:
+        return self.image.feature_dim if isinstance(self.image, RegionInputConfig) else None
 
     @property
     def needs_whole_batch(self) -> bool:
@@ -222,8 +230,8 @@ class Fusion(Model):
     def text_embed(self, text_ids: Array, text_mask: Array) -> Array:
         return self.embed_text(self.encode_text(text_ids, text_mask))
 
-    def image_embed(self, image: Array) -> Array:
-        return self.embed_image(self.encode_image({"image": image}))
+    def image_embed(self, fields: Batch) -> Array:
+        return self.embed_image(self.encode_image(fields))
 
     def pool(self, streams: Streams) -> dict[str, Array]:
         """What the poolers give, by stream."""
