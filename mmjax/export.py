@@ -8,19 +8,20 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from mmjax import __version__, assembly, command_line, prove, workdir
 from mmjax.data.captions import for_evaluation
 from mmjax.data.licence import licence_of
-from mmjax.data.records import Source
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
+from mmjax.interop import reference
+from mmjax.interop.export_folder import Trained
 from mmjax.interop.exports import (
-    Trained,
     brings_code,
     write_hugging_face,
     write_open_clip,
@@ -28,14 +29,26 @@ from mmjax.interop.exports import (
     write_programs_beside,
 )
 from mmjax.interop.formats import Spec
-from mmjax.interop.reference import make_sample
+from mmjax.interop.fusion import reference as fusion_reference
+from mmjax.interop.fusion.exports import prove_through_module, read_back, write_fusion
+from mmjax.interop.sampling import Compute, Pairs, Rounded, make_sample, spread
 from mmjax.interop.tensors import DTYPES
+from mmjax.models.base import ModelConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.fusion.model import FusionConfig
 from mmjax.proof import sample as samples
-from mmjax.proof.facts import FACTS
+from mmjax.proof.facts import DUAL_ENCODER, FACTS, FUSION
 from mmjax.training.checkpoint import Checkpoints
 
-Writer = Callable[[Path, Trained, argparse.Namespace], str]
+
+class Written(NamedTuple):
+    """A line that says what was written, and the model with the weights that the folder holds."""
+
+    said: str
+    exported: Trained
+
+
+Writer = Callable[[Path, Trained, argparse.Namespace], Written]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,72 +56,137 @@ def main(arguments: Sequence[str]) -> None:
     # Whatever accelerators there are: one host's memory holds the model, and float32 products are exact enough.
     jax.config.update("jax_platforms", "cpu")
     experiment = from_values(workdir.read_config(options.workdir))
-    if not isinstance(experiment.model, DualEncoderConfig):
-        raise UserError(
-            f"{options.workdir} has trained a {type(experiment.model).__name__}, which cannot be exported yet: export "
-            "a dual encoder; docs/fusion.md says what there is for fusion models"
-        )
-    trained = read_trained(options, experiment)
-    records = sample_records(experiment, options.data)
+    kind = KINDS[type(experiment.model)]
+    options.to = kind.chosen(options)
+    trained = read_trained(options, experiment, kind)
+    pairs = sample_pairs(experiment, options.data, trained, kind.num_pairs)
     with Unfinished(options.out) as folder:
-        said = WRITERS[options.to](folder, trained, options)
-        samples.write(folder, make_sample(folder, trained, options.part, options.dtype, records))
+        said, exported = kind.writers[options.to](folder, trained, options)
+        samples.write(folder, make_sample(folder, exported, pairs, kind.computing(options)))
         proves = can_prove(options.to) if options.proof is None else options.proof
-        proof = prove.prove(folder) if proves else None
+        proof = PROVERS.get(options.to, _by_itself)(folder, exported) if proves else None
         if proves and brings_code(folder):
             said = f"{said}; {write_programs_beside(folder, options.dtype)}"
     print(f"{options.out}: {said}")
     print(proof or f"not proven yet: {how_to_prove(options.to, options.out)}")
 
 
-LIBRARIES = {"huggingface": "torch", "open_clip": "open_clip", "onnx": "onnxruntime", "torch_export": "torch"}
-"""What a proof needs beside `transformers`."""
+LIBRARIES = {"open_clip": "open_clip", "onnx": "onnxruntime"}
+"""What a proof needs beside `transformers`, where it is not PyTorch."""
 
 
 def can_prove(format: str) -> bool:
-    return importlib.util.find_spec(LIBRARIES[format]) is not None
+    return importlib.util.find_spec(LIBRARIES.get(format, "torch")) is not None
 
 
 def how_to_prove(format: str, out: Path) -> str:
     """The line that proves an export."""
     if format == "open_clip":
         return f"in an environment of its own, with open_clip_torch and this repository: python -m mmjax.prove {out}"
-    return f"{sys.executable} -m pip install -r requirements-export.txt && {sys.executable} -m mmjax.prove {out}"
+    install = f"{sys.executable} -m pip install -r requirements-export.txt"
+    if format in PROVERS:
+        return f"{install}, and export it again"
+    return f"{install} && {sys.executable} -m mmjax.prove {out}"
 
 
-def _hugging_face(folder: Path, trained: Trained, options: argparse.Namespace) -> str:
-    return write_hugging_face(folder, trained, options.part, options.dtype)
+def _by_itself(folder: Path, exported: Trained) -> str:
+    """The proof of a folder that carries all that its proof needs."""
+    del exported
+    return prove.prove(folder)
 
 
-def _open_clip(folder: Path, trained: Trained, options: argparse.Namespace) -> str:
-    return write_open_clip(folder, trained, options.part, options.dtype)
+PROVERS: dict[str, Callable[[Path, Trained], str]] = {"reference": prove_through_module}
+"""Formats whose folder is proven as it is written, and not afterwards."""
 
 
-def _programs(folder: Path, trained: Trained, options: argparse.Namespace) -> str:
+def _hugging_face(folder: Path, trained: Trained, options: argparse.Namespace) -> Written:
+    return _rounded(write_hugging_face(folder, trained, options.part, options.dtype), trained, options)
+
+
+def _open_clip(folder: Path, trained: Trained, options: argparse.Namespace) -> Written:
+    return _rounded(write_open_clip(folder, trained, options.part, options.dtype), trained, options)
+
+
+def _programs(folder: Path, trained: Trained, options: argparse.Namespace) -> Written:
     if options.part != "both":
         raise UserError(f"--to {options.to} always writes a program for each tower: leave out --part")
-    return write_programs(folder, trained, options.to, options.dtype)
+    return _rounded(write_programs(folder, trained, options.to, options.dtype), trained, options)
 
 
-WRITERS: dict[str, Writer] = {
-    "huggingface": _hugging_face,
-    "open_clip": _open_clip,
-    "onnx": _programs,
-    "torch_export": _programs,
+def _rounded(said: str, trained: Trained, options: argparse.Namespace) -> Written:
+    return Written(said, replace(trained, weights=Rounded(trained.weights, options.dtype)))
+
+
+def _fusion(folder: Path, trained: Trained, options: argparse.Namespace) -> Written:
+    said = write_fusion(folder, trained, options.to, options.dtype)
+    return Written(said, replace(trained, weights=read_back(folder, trained, options.to, options.dtype)))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How models of a kind are exported.
+
+    name: what `mmjax.json` calls it; `words` are what messages call one of them.
+    writers: by what --to calls the format; the first is the one by default.
+    has_towers: whether --part may ask for one of them.
+    num_pairs: of the proof's sample.
+    computing: what the model makes of the sample.
+    """
+
+    name: str
+    words: str
+    writers: dict[str, Writer]
+    has_towers: bool
+    num_pairs: int
+    computing: Callable[[argparse.Namespace], Compute]
+
+    def chosen(self, options: argparse.Namespace) -> str:
+        """The format that is asked for.
+
+        Raises:
+            UserError: it is not for models of this kind, nor is --part.
+        """
+        format = next(iter(self.writers)) if options.to is None else options.to
+        if format not in self.writers:
+            raise UserError(f"--to {format} is not for a {self.words}: choose one of {', '.join(self.writers)}")
+        if options.part != "both" and not self.has_towers:
+            raise UserError(f"--part {options.part} is not for a {self.words}, whose parts are one: leave it out")
+        return format
+
+
+KINDS: dict[type[ModelConfig], Kind] = {
+    DualEncoderConfig: Kind(
+        DUAL_ENCODER,
+        "dual encoder",
+        {"huggingface": _hugging_face, "open_clip": _open_clip, "onnx": _programs, "torch_export": _programs},
+        has_towers=True,
+        num_pairs=reference.NUM_PAIRS,
+        computing=lambda options: reference.computing(options.part),
+    ),
+    FusionConfig: Kind(
+        FUSION,
+        "fusion model",
+        {"mmjax": _fusion, "huggingface": _fusion, "reference": _fusion},
+        has_towers=False,
+        num_pairs=fusion_reference.NUM_PAIRS,
+        computing=lambda options: fusion_reference.compute,
+    ),
 }
+FORMATS = list(dict.fromkeys(format for kind in KINDS.values() for format in kind.writers))
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mmjax.export", description="Exports a trained model for PyTorch.")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--to", choices=list(WRITERS), default="huggingface", help="format (default: huggingface)")
+    default = "format (default: huggingface, and mmjax for a fusion model)"
+    parser.add_argument("--to", choices=FORMATS, help=default)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export in it is replaced")
     parser.add_argument("--step", type=int, help="step of the checkpoint; the last one by default")
     parser.add_argument(
         "--ema", action=argparse.BooleanOptionalAction, help="the averaged parameters; by default if the run keeps them"
     )
     parser.add_argument(
-        "--part", choices=["both", "image", "text"], default="both", help="the whole model, or one tower"
+        "--part", choices=["both", "image", "text"], default="both", help="a whole dual encoder, or one of its towers"
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the weights (default: float32)")
     parser.add_argument("--data", help="data of the proof's sample: emoji, imagefolder:DIR or tfds:DIR; the run's own")
@@ -120,7 +198,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_trained(options: argparse.Namespace, experiment: Experiment) -> Trained:
+def read_trained(options: argparse.Namespace, experiment: Experiment, kind: Kind) -> Trained:
     """The model of a run, its weights not yet read.
 
     Raises:
@@ -132,6 +210,7 @@ def read_trained(options: argparse.Namespace, experiment: Experiment) -> Trained
     checkpoints = Checkpoints(options.workdir / workdir.CHECKPOINTS, read_only=True)
     weights, record = checkpoints.weights(options.step, ema=options.ema)
     facts = {
+        "kind": kind.name,
         "mmjax_version": __version__,
         "step": record["step"],
         "ema": weights.is_average,
@@ -141,7 +220,8 @@ def read_trained(options: argparse.Namespace, experiment: Experiment) -> Trained
         "versions": record["versions"],
         "experiment": experiment.to_dict(),
     }
-    return Trained(Spec(experiment.model, experiment.data.preprocess), tokenizer, weights, facts)
+    preprocess = None if experiment.model.image_shape is None else experiment.data.preprocess
+    return Trained(Spec(experiment.model, preprocess), tokenizer, weights, facts)
 
 
 def evaluation(directory: Path, step: int) -> dict[str, Any]:
@@ -153,12 +233,14 @@ def evaluation(directory: Path, step: int) -> dict[str, Any]:
     return values["splits"] if values["step"] == step else {}
 
 
-def sample_records(experiment: Experiment, source: str | None) -> Source:
-    """The records that the proof samples: of the headline split, or of what was trained on."""
+def sample_pairs(experiment: Experiment, source: str | None, trained: Trained, number: int) -> Pairs:
+    """Pairs for the proof: of the headline split, or of what was trained on; or of another `source`."""
     if source is not None:
         experiment = assembly.with_source(experiment, source)
-    split = experiment.evals.splits[0] if experiment.evals.splits else experiment.data.split
-    return for_evaluation(assembly.open_split(experiment.data, split), experiment.data.captions)
+    data = experiment.data
+    split = experiment.evals.splits[0] if experiment.evals.splits else data.split
+    records = for_evaluation(assembly.open_split(data, split), data.captions)
+    return spread(data, records, trained.tokenizer, number)
 
 
 class Unfinished:

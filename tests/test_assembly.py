@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax import assembly, export, workdir
+from mmjax import assembly
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.evals.embed import Encoders, PairScorer
@@ -83,10 +83,3 @@ def test_a_mask_that_the_tokenizer_does_not_have_is_refused(tokenizer, message):
     data = replace(experiment.data, tokenizer=tokenizer)
     with pytest.raises(UserError, match=message):
         assembly.load_tokenizer(replace(experiment, data=data, objective=objective))
-
-
-def test_a_fusion_model_is_not_exported(tmp_path):
-    workdir.write_json(tmp_path / workdir.CONFIG, from_values(load_config(str(FUSION))).to_dict())
-    with pytest.raises(UserError, match="has trained a FusionConfig, which cannot be exported yet"):
-        export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()

@@ -79,7 +79,8 @@ def test_a_siglip_is_written_as_one_and_proven(siglip_folder, capsys):
     assert not facts["ema"]
     assert set(facts["fingerprint"]) == {"tokenizer", "image preprocessing"}
     assert found["failures"] == []
-    assert max(found[name]["max"] for name in ("image_features", "text_features", "logits")) < 1e-4
+    assert set(found["outputs"]) == {"image_features", "text_features", "logits"}
+    assert max(output["max"] for output in found["outputs"].values()) < 1e-4
     assert set(found["pixels"]["cases"].values()) == {0}
     assert set(found["tokens"]["cases"].values()) == {0}
     assert found["retrieval"]["top1"] == 1.0

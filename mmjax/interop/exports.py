@@ -1,10 +1,8 @@
-"""Our parameters as a folder of a public library: weights, configs, tokenizer, facts and model card."""
+"""Dual encoders as folders of public libraries: weights, configs, tokenizer, facts and model card."""
 
-import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ import numpy as np
 
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
-from mmjax.interop.card import model_card
+from mmjax.interop.export_folder import CARD, Trained, chosen, nearest, obstacles, write_facts, write_files
 from mmjax.interop.formats import Files, Format, Part, Spec, part_of
 from mmjax.interop.huggingface.bert import BERT
 from mmjax.interop.huggingface.clip import CLIP
-from mmjax.interop.huggingface.files import CONFIG, TOKENIZER
+from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.resnet import RESNET
 from mmjax.interop.huggingface.siglip import SIGLIP
 from mmjax.interop.huggingface.vit import VIT
@@ -30,51 +28,7 @@ from mmjax.proof.facts import FACTS, read_facts
 HUGGING_FACE: dict[Part, tuple[Format, ...]] = {"both": (CLIP, SIGLIP, MMJAX), "image": (VIT, RESNET), "text": (BERT,)}
 """The classes that may hold a model, or one of its towers; the first that can express it is written."""
 
-CARD = "README.md"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model: what is exported.
-
-    weights: every parameter by path, read on demand.
-    facts: what `mmjax.json` and the model card say beside the model: step, training config, evaluation, licence.
-    """
-
-    spec: Spec
-    tokenizer: Tokenizer
-    weights: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
-
-
-def chosen(formats: Sequence[Format], spec: Spec) -> Format:
-    """The first format that can express the model.
-
-    Raises:
-        UserError: none can; it says what is in the way of the nearest one, and what can.
-    """
-    obstacles: dict[str, list[str]] = {}
-    for format in formats:
-        obstacles[format.name] = _obstacles(format, spec)
-        if not obstacles[format.name]:
-            return format
-    remedy = "export it with --to huggingface and --part both, which can express every model"
-    raise UserError(f"{_nearest(obstacles)}: {remedy}")
-
-
-def _obstacles(format: Format, spec: Spec) -> list[str]:
-    """What the format cannot express of the model, and what would come back instead; nothing where it can."""
-    try:
-        differences = format.differences(spec)
-    except UserError as error:
-        return [str(error)]
-    return [f"{field} = {ours!r} (only {theirs!r})" for field, (ours, theirs) in differences.items()]
-
-
-def _nearest(obstacles: Mapping[str, list[str]]) -> str:
-    """What the format with the fewest obstacles cannot express, in words."""
-    name = min(obstacles, key=lambda name: len(obstacles[name]))
-    return f"{name} cannot express {', '.join(obstacles[name])}"
+REMEDY = "export it with --to huggingface and --part both, which can express every model"
 
 
 def write_hugging_face(
@@ -86,13 +40,12 @@ def write_hugging_face(
         UserError: no class of Hugging Face can express the tower; a parameter is missing or left over.
     """
     spec = _part_spec(trained.spec, part)
-    format = chosen(HUGGING_FACE[part], spec)
+    format = chosen(HUGGING_FACE[part], spec, REMEDY)
     tensors = format.tensors(spec.model, _of_part(trained.weights, part))
     write_tensors(folder, tensors, dtype, max_file_bytes)
     if part != "image":
         trained.tokenizer.save(folder)
-    for name, values in with_special_ids(format.write(spec), trained.tokenizer).items():
-        _write_json(folder / name, _merged(folder / name, values) if name == TOKENIZER else values)
+    write_files(folder, with_special_ids(format.write(spec), trained.tokenizer))
     about: dict[str, Any] = {"format": "huggingface", "class": format.name, "part": part, "dtype": dtype}
     if part != "both":
         about |= {"pool": None if _is_pooled(spec.model) else spec.model.pool, "pooler": _is_pooled(spec.model)}
@@ -100,8 +53,8 @@ def write_hugging_face(
     if format is not MMJAX:
         return f"written as {format.name}"
     MMJAX.copy_code(folder)
-    plain = {other.name: _obstacles(other, spec) for other in HUGGING_FACE[part] if other is not MMJAX}
-    return f"written as {format.name}, which loads with trust_remote_code=True, as {_nearest(plain)}"
+    plain = {other.name: obstacles(other, spec) for other in HUGGING_FACE[part] if other is not MMJAX}
+    return f"written as {format.name}, which loads with trust_remote_code=True, as {nearest(plain)}"
 
 
 def write_open_clip(folder: Path, trained: Trained, part: Part, dtype: str) -> str:
@@ -114,12 +67,11 @@ def write_open_clip(folder: Path, trained: Trained, part: Part, dtype: str) -> s
     """
     if part != "both":
         raise UserError(f"open_clip has no models of one tower: export the {part} tower with --to huggingface")
-    format = chosen((format_for(trained.spec.model),), trained.spec)
+    format = chosen((format_for(trained.spec.model),), trained.spec, REMEDY)
     write_tensors(folder, format.tensors(trained.spec.model, trained.weights), dtype, sys.maxsize)
     (folder / SINGLE).replace(folder / open_clip_files.WEIGHTS[0])
     trained.tokenizer.save(folder)
-    for name, values in format.write(trained.spec).items():
-        _write_json(folder / name, _merged(folder / name, values) if name == TOKENIZER else values)
+    write_files(folder, format.write(trained.spec))
     write_facts(folder, trained, {"format": "open_clip", "class": format.name, "part": part, "dtype": dtype})
     return f"written as {format.name} of open_clip"
 
@@ -182,13 +134,6 @@ def with_special_ids(files: Files, tokenizer: Tokenizer) -> Files:
     return {**files, CONFIG: config}
 
 
-def write_facts(folder: Path, trained: Trained, about: Mapping[str, Any]) -> None:
-    """Writes `mmjax.json` and the model card."""
-    facts = {**about, **trained.facts}
-    _write_json(folder / FACTS, facts)
-    (folder / CARD).write_text(model_card(facts), encoding="utf-8")
-
-
 def _part_spec(spec: Spec, part: Part) -> Spec:
     return Spec(part_of(spec.model, part), None if part == "text" else spec.preprocess)
 
@@ -197,13 +142,3 @@ def _of_part(weights: Mapping[str, np.ndarray], part: Part) -> Mapping[str, np.n
     if part == "both":
         return weights
     return Chosen(weights, [path for path in weights if path.startswith(f"{part}/")])
-
-
-def _merged(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object in `path`, if there is one, with `values` in it."""
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {**there, **values}
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

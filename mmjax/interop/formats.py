@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmjax.interop.mapping import (
     without_copies,
     without_ignored,
 )
+from mmjax.interop.normal_form import plain
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.vit import ViTConfig
@@ -30,39 +32,26 @@ Part = Literal["both", "image", "text"]
 Files = Mapping[str, Mapping[str, Any]]
 """JSON files of a folder, by name."""
 
-TRAINING_ONLY = (
-    "dropout_rate",
-    "attention_dropout_rate",
-    "drop_path_rate",
-    "patch_dropout_rate",
-    "compute_dtype",
-    "remat",
-    "unroll",
-    "position_stddev",
-    "locked",
-)
-"""Fields of our configs that do not change what a trained model computes."""
-
 
 class Spec(NamedTuple):
     """A model, or one of its towers, and the images that it was trained on."""
 
     model: Any
-    """`DualEncoderConfig`, or the config of a tower."""
+    """`DualEncoderConfig`, or the config of a tower; or `FusionConfig`."""
     preprocess: PreprocessConfig | None
-    """None of a text tower, and where the folder does not say."""
+    """None where no pixels are looked at, and where the folder does not say."""
 
 
 @dataclass(frozen=True)
 class Format:
     """A foreign model class.
 
-    part: what of a dual encoder it holds.
-    write: its JSON files. It need not look whether the model fits: what the class cannot express comes back from
-        `read` as something else, and is refused by name (see `differences`).
+    part: what of a dual encoder it holds; of a fusion model, always "both".
+    write: its JSON files, of any model whose image is one of `images`. It need not look whether the model fits: what
+        the class cannot express comes back from `read` as something else, and is refused by name (see `differences`).
     read: our configs of its files.
     table: the rows of a model; paths of one tower begin with "image/" or "text/", too.
-    images: configs of the image towers that it may have.
+    images: configs of the image towers, or inputs, that it may have; with `NoneType` it may have none.
     prefix: of all its tensors where a head was trained on top ("bert." in `BertForMaskedLM`); they may lack it.
     ignored: tensors that an import leaves out.
     copies: tied tensors, see `Copy`.
@@ -100,19 +89,29 @@ class Format:
         names = without_copies(self.copies, Chosen(tensors, kept))
         yield from to_ours(self.table(model), Chosen(tensors, names), parameter_shapes(model, self.part))
 
+    def takes_image_of(self, spec: Spec) -> bool:
+        """Whether it has the model's kind of image, without which little of it can be said at all."""
+        return self.part == "text" or isinstance(self._image(spec), self.images)
+
+    def _image(self, spec: Spec) -> Any:
+        return spec.model if self.part == "image" else spec.model.image
+
     def differences(self, spec: Spec) -> dict[str, tuple[Any, Any]]:
         """What of `spec` this class cannot express, by dotted path: our value, and what would come back.
 
         Raises:
             UserError: what would be written is nothing that could be read.
         """
-        image = spec.model if self.part == "image" else getattr(spec.model, "image", None)
-        if image is not None and not isinstance(image, self.images):
-            return {"image": (type(image).__name__, " or ".join(cls.__name__ for cls in self.images))}
+        if not self.takes_image_of(spec):
+            return {"image": (_name(type(self._image(spec))), " or ".join(map(_name, self.images)))}
         returned = self.read(self.write(spec))
         if type(returned.model) is not type(spec.model):
             return {"class": (type(spec.model).__name__, type(returned.model).__name__)}
         return config.differences(as_function(spec), as_function(returned))
+
+
+def _name(image: type) -> str:
+    return "none" if image is NoneType else image.__name__
 
 
 def part_of(model: DualEncoderConfig, part: str) -> Any:
@@ -122,23 +121,8 @@ def part_of(model: DualEncoderConfig, part: str) -> Any:
 
 def as_function(spec: Spec) -> dict[str, Any]:
     """What decides the results of a trained model, in one normal form: nothing that only training reads."""
-    model = _plain(config.to_dict(spec.model, object))
-    return model if spec.preprocess is None else {**model, "preprocess": _plain(config.to_dict(spec.preprocess))}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    plain = {name: _plain(value) if isinstance(value, dict) else value for name, value in values.items()}
-    for name in TRAINING_ONLY:
-        plain.pop(name, None)
-    if "logit_bias" in plain:
-        # Where training starts; what was learned is a parameter.
-        plain |= {"log_scale": None, "logit_bias": plain["logit_bias"] is not None}
-    if plain.get("causal") and plain.get("pool") == "eot":
-        # Padding stands behind the end of text, where a causal token cannot look.
-        plain["use_mask"] = False
-    if "image_size" in plain and plain.get("image_width") is None:
-        plain["image_width"] = plain["image_size"]
-    return plain
+    model = plain(config.to_dict(spec.model, object))
+    return model if spec.preprocess is None else {**model, "preprocess": plain(config.to_dict(spec.preprocess))}
 
 
 def choice(field: str, value: Any, known: Mapping[Any, Any]) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from mmjax.nn.block import Block, BlockConfig
+from mmjax.nn.linear import PRODUCT
 from mmjax.types import Array, Key
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -97,5 +98,5 @@ def rematerialised(function: Callable[..., Any], remat: Remat, *, straight_line:
         case "full":
             return jax.checkpoint(function, prevent_cse=straight_line)
         case "dots":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
             return jax.checkpoint(function, prevent_cse=straight_line, policy=policy)

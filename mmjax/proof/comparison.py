@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.proof.public import Loaded, open_image
+from mmjax.proof.loaded import Loaded, open_image
 from mmjax.proof.sample import FOLDER, IMAGES, Sample
 
-FEATURE_BAR = 1e-4
-"""The largest difference of a normalised feature, and of a logit, in float32."""
+OUTPUT_BAR = 1e-4
+"""The largest difference of a normalised feature, of a logit, and of any other output, in float32."""
 PIXEL_BAR = 0
 """The largest difference of a pixel value of 0 to 255."""
 TOKEN_BAR = 0
@@ -20,48 +20,57 @@ MAX_PIXEL = 255
 
 
 def parity(export: Path, sample: Sample, loaded: Loaded) -> dict[str, Any]:
-    """What `parity.json` says: differences of pixels, tokens, features and logits, and how far retrieval agrees."""
+    """What `parity.json` says: differences of pixels, tokens and every output, and how far retrieval agrees."""
     measured: dict[str, Any] = {}
-    embeds: dict[str, np.ndarray] = {}
-    pixels = ids = mask = None
-    if loaded.pixels and loaded.image:
+    if loaded.pixels and sample.case_files:
         measured["pixels"] = _pixels(export, sample, loaded)
-    if loaded.tokens and loaded.text:
+    if loaded.tokens:
         measured["tokens"] = _tokens(sample, loaded)
     if failures(measured):
-        # Of other inputs the features say nothing, and a tower may refuse them.
+        # Of other inputs the outputs say nothing, and a model may refuse them.
         return _result(sample, loaded, measured)
-    if loaded.pixels and loaded.image:
-        pixels = loaded.pixels([_as_image(array) for array in sample.pixels])
-        embeds["image"] = _normalised(loaded.image(pixels))
-        measured["image_features"] = difference(embeds["image"], sample.image_embeds)
-    if loaded.tokens and loaded.text:
+    found = loaded.outputs(_inputs(sample, loaded))
+    kept = {name: array[sample.places[name]] if name in sample.places else array for name, array in found.items()}
+    measured["outputs"] = {name: difference(array, sample.outputs[name]) for name, array in kept.items()}
+    if "logits" in found:
+        measured["retrieval"] = _agreement(found["logits"], sample.outputs["logits"])
+    left_out = sorted(sample.outputs.keys() - found.keys())
+    return _result(sample, loaded, measured | ({"not_compared": left_out} if left_out else {}))
+
+
+def _inputs(sample: Sample, loaded: Loaded) -> dict[str, np.ndarray]:
+    """The pairs as the library prepares them; what it has no preprocessing for as it was."""
+    inputs = {name: array for name, array in sample.inputs.items() if name not in ("image", "text_ids", "text_mask")}
+    if loaded.pixels:
+        inputs["image"] = loaded.pixels([_as_image(array) for array in sample.inputs["image"]])
+    if loaded.tokens:
         ids, mask = loaded.tokens(sample.texts)
-        embeds["text"] = _normalised(loaded.text(ids, mask))
-        measured["text_features"] = difference(embeds["text"], sample.text_embeds)
-    if loaded.logits and pixels is not None and ids is not None:
-        logits = loaded.logits(pixels, ids, mask)
-        measured["logits"] = difference(logits, sample.logits)
-        measured["retrieval"] = _agreement(logits, sample.logits)
-    return _result(sample, loaded, measured)
+        inputs |= {"text_ids": ids} if mask is None else {"text_ids": ids, "text_mask": mask}
+    return inputs
 
 
 def _result(sample: Sample, loaded: Loaded, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "library": loaded.library,
-        "num_pairs": len(sample.pixels) or len(sample.texts),
+        "num_pairs": len(sample.texts),
         **measured,
-        "bars": {"features": FEATURE_BAR, "logits": FEATURE_BAR, "pixels": PIXEL_BAR, "tokens": TOKEN_BAR},
+        "bars": {"outputs": OUTPUT_BAR, "pixels": PIXEL_BAR, "tokens": TOKEN_BAR},
         "failures": failures(measured),
     }
 
 
+def _largest(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The largest difference of each output."""
+    return {name: value["max"] for name, value in measured.get("outputs", {}).items()}
+
+
 def failures(measured: Mapping[str, Any]) -> list[str]:
     """What is above its bar, in words; not a number is too large."""
-    found = []
-    for name in ("image_features", "text_features", "logits"):
-        if name in measured and not measured[name]["max"] <= FEATURE_BAR:
-            found.append(f"{name.replace('_', ' ')} differ by {measured[name]['max']:.1e} (bar {FEATURE_BAR:.0e})")
+    found = [
+        f"{_words(name)} differ by {largest:.1e} (bar {OUTPUT_BAR:.0e})"
+        for name, largest in _largest(measured).items()
+        if not largest <= OUTPUT_BAR
+    ]
     for kind, bar in (("pixels", PIXEL_BAR), ("tokens", TOKEN_BAR)):
         for case, number in measured.get(kind, {}).get("cases", {}).items():
             if number > bar:
@@ -71,7 +80,7 @@ def failures(measured: Mapping[str, Any]) -> list[str]:
 
 def in_a_line(result: Mapping[str, Any]) -> str:
     """The result for the terminal."""
-    parts = [f"{name.replace('_', ' ')} {result[name]['max']:.1e}" for name in LINE if name in result]
+    parts = [f"{_words(name)} {largest:.1e}" for name, largest in _largest(result).items()]
     if "retrieval" in result:
         parts += [f"top-{k} the same for {result['retrieval'][f'top{k}']:.1%}" for k in TOP_K]
     for kind in ("pixels", "tokens"):
@@ -83,7 +92,10 @@ def in_a_line(result: Mapping[str, Any]) -> str:
     return f"largest differences: {', '.join(parts)} ({result['num_pairs']} pairs, {result['library']})"
 
 
-LINE = ("image_features", "text_features", "logits")
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 OWN_WAYS = ("shifted", "cleaned")
 """What a library does otherwise by itself, and no export can change (see `Loaded`)."""
 
@@ -148,11 +160,6 @@ def _top(logits: np.ndarray, k: int) -> np.ndarray:
 def _overlap(found: np.ndarray, reference: np.ndarray) -> float:
     """The mean share of each row of `reference` that is in the same row of `found`."""
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, reference, strict=True)]))
-
-
-def _normalised(features: np.ndarray) -> np.ndarray:
-    features = features.astype(np.float64)
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
 def _as_image(array: np.ndarray) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmjax.proof.public import Loaded
+from mmjax.proof.loaded import Loaded, tower_outputs
 
 
 def load(export: Path, facts: Mapping[str, Any]) -> Loaded:
@@ -24,12 +24,15 @@ def load(export: Path, facts: Mapping[str, Any]) -> Loaded:
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{export}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{export}")
     normalisation = model.visual.preprocess_cfg
-    return Loaded(
-        pixels=lambda images: torch.stack([transform(_on_white(image)) for image in images]).numpy(),
-        tokens=lambda texts: (_without_cleaning(tokenizer, texts), None),
+    outputs = tower_outputs(
         image=lambda pixels: _no_grad(model.eval().encode_image, pixels),
         text=lambda ids, _: _no_grad(model.eval().encode_text, ids),
         logits=lambda pixels, ids, _: _no_grad(lambda *inputs: model.eval().get_logits(*inputs)[0], pixels, ids),
+    )
+    return Loaded(
+        outputs=outputs,
+        pixels=lambda images: torch.stack([transform(_on_white(image)) for image in images]).numpy(),
+        tokens=lambda texts: (_without_cleaning(tokenizer, texts), None),
         mean=tuple(normalisation["mean"]),
         std=tuple(normalisation["std"]),
         library=f"open_clip {open_clip.__version__}, torch {torch.__version__}",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmjax.proof.public import Loaded, encoded, image_processor
+from mmjax.proof.loaded import Loaded, image_processor, through_transformers, tower_outputs
 from mmjax.proof.quiet import quiet_transformers
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -61,16 +61,8 @@ def _loaded(export: Path, library: str, program: Callable[[str], Run]) -> Loaded
         processor = image_processor(export)
         tokenizer = transformers.AutoTokenizer.from_pretrained(export)
     towers = _Towers(program)
-    return Loaded(
-        pixels=lambda images: processor(images=list(images), return_tensors="np")["pixel_values"],
-        tokens=lambda texts: encoded(tokenizer, texts),
-        image=towers.image,
-        text=towers.text,
-        logits=towers.logits,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        library=f"{library}, transformers {transformers.__version__}",
-    )
+    outputs = tower_outputs(towers.image, towers.text, towers.logits)
+    return through_transformers(outputs, processor, tokenizer, library)
 
 
 class _Towers:

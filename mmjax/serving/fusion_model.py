@@ -48,7 +48,8 @@ class FusionModel:
         self.takes_regions = isinstance(model.image, RegionInput)
         self.image_size: tuple[int, int] | None = getattr(model.image, "size", None)
         self.feature_dim: int | None = parts.image.feature_dim if self.takes_regions else None
-        self.text_len: int = parts.text.context_len
+        # A model may have more places than its texts had tokens in training; those were never trained.
+        self.text_len: int = min(parts.text.context_len, tokenizer.model_max_length)
         self.embed_dim: int = parts.embed_dim
         self.scale, self.bias = model.log_scale.float().exp().item() if self.embed_dim else 1.0, None
         self.num_words = min(len(tokenizer), parts.text.vocab_size)

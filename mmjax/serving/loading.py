@@ -1,28 +1,20 @@
 """A folder as a model that can be served: a dual encoder, or a fusion model of ours."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from mmjax.errors import UserError
 from mmjax.proof.quiet import quiet_transformers
 from mmjax.serving import model as dual_encoders
 from mmjax.serving.fusion_model import MATCH_CLASS, FusionModel
 from mmjax.serving.model import DTYPES, REMEDY, Embedder, ModelConfig, Rows, explained, read_config
+from mmjax.serving.models.folder import MODEL_TYPE, load_module
 from mmjax.serving.models.fusion import Fusion
 from mmjax.serving.quantize import quantize_linears
-
-MODEL_TYPE = "mmjax_fusion"
-"""Of a fusion model, in `config.json`, which has its config as `MODEL`."""
-MODEL = "model"
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def load(config: ModelConfig) -> Embedder | FusionModel:
@@ -54,28 +46,15 @@ def load_fusion(config: ModelConfig) -> FusionModel:
         UserError: the folder does not hold a fusion model that answers anything, with its tokenizer and, where it looks
             at pixels, its image preprocessing.
     """
-    values = read_config(config.folder)
     with quiet_transformers(), explained(config.folder):
-        with torch.device("meta"):
-            model = Fusion(values[MODEL])
-        model.load_state_dict(_weights(config.folder), strict=True, assign=True)
+        model = load_module(config.folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(config.folder, trust_remote_code=False)
         processor = _processor(model, config.folder)
     _check(model, tokenizer, config.folder)
-    model = model.to(config.device, DTYPES[config.dtype]).eval()
+    model = model.to(config.device, DTYPES[config.dtype])
     served = FusionModel(quantize_linears(model) if config.quantize else model, processor, tokenizer, config)
     _try(served)
     return served
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    names = [WEIGHTS]
-    if (folder / WEIGHTS_INDEX).exists():
-        names = sorted(set(json.loads((folder / WEIGHTS_INDEX).read_text())["weight_map"].values()))
-    try:
-        return {name: tensor for file in names for name, tensor in load_file(folder / Path(file).name).items()}
-    except SafetensorError as error:
-        raise ValueError(f"its weights are damaged: {error}") from error
 
 
 def _processor(model: Fusion, folder: Path) -> Any:

@@ -39,7 +39,7 @@ Rows = Mapping[str, Tensor]
 class ModelConfig:
     """Which model is loaded, and how.
 
-    folder: in the Hugging Face layout, as `python -m mmjax.export --to huggingface` writes it.
+    folder: as `python -m mmjax.export --to huggingface` writes it, or `--to mmjax` of a fusion model.
     device: of torch, "cpu" or "cuda".
     dtype: of weights and activations, a key of `DTYPES`; embeddings are float32 always.
     quantize: None, or "int8" for the linear layers (CPU, float32).
@@ -148,7 +148,7 @@ def load(config: ModelConfig) -> Embedder:
     return Embedder(quantize_linears(model) if config.quantize else model, processor, tokenizer, config)
 
 
-REMEDY = "give --model a folder that python -m mmjax.export --to huggingface wrote"
+REMEDY = "give --model a folder that python -m mmjax.export wrote --to huggingface, or a fusion model --to mmjax"
 
 
 def fingerprint(folder: Path) -> str:

@@ -14,15 +14,16 @@ from mmjax import __version__
 from mmjax.data.captions import CaptionConfig, for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.preprocess import PreprocessConfig
-from mmjax.data.records import Source
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment
-from mmjax.interop.exports import Trained, write_open_clip
+from mmjax.interop.export_folder import Trained
+from mmjax.interop.exports import write_open_clip
 from mmjax.interop.formats import Spec
 from mmjax.interop.imports import opened, parameters
 from mmjax.interop.open_clip.siglip import TOWERS
-from mmjax.interop.reference import make_sample
+from mmjax.interop.reference import NUM_PAIRS, computing
+from mmjax.interop.sampling import Pairs, Rounded, make_sample, spread
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
@@ -159,12 +160,14 @@ def write_export(folder: Path, model: DualEncoderConfig, preprocess: PreprocessC
     folder.mkdir(parents=True)
     source = trained(model, preprocess, random_weights(model))
     said = write_open_clip(folder, source, "both", dtype)
-    samples.write(folder, make_sample(folder, source, "both", dtype, _records()))
+    exported = replace(source, weights=Rounded(source.weights, dtype))
+    samples.write(folder, make_sample(folder, exported, _pairs(preprocess), computing("both")))
     return said
 
 
-def _records() -> Source:
-    return for_evaluation(open_source("emoji", "unseen_concept"), CaptionConfig())
+def _pairs(preprocess: PreprocessConfig) -> Pairs:
+    records = for_evaluation(open_source("emoji", "unseen_concept"), CaptionConfig())
+    return spread(DataConfig(text_len=TEXT_LEN, preprocess=preprocess), records, Tokenizer.load("emoji"), NUM_PAIRS)
 
 
 def imported_results(folder: Path, pixels: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:

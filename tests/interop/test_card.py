@@ -72,3 +72,51 @@ def test_every_format_has_its_lines(kind):
     assert {"open_clip": "open_clip", "onnx": "onnxruntime", "torch_export": "torch.export.load"}[kind] in model_card(
         facts(format=kind)
     )
+
+
+FUSION = {"kind": "fusion", "format": "mmjax", "class": "MmjaxFusion"}
+RERANKED = {"image_to_text": {"r@1": 0.625}, "text_to_image": {"r@1": 0.375}, "match_accuracy": 0.875}
+
+
+def fusion_facts(image: dict[str, Any] | None, evaluation: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    regions = [{"outputs": [["classes", 7]], "tied": False}]
+    heads = {"tokens": True, "num_pair_classes": 2, "num_answers": 0, "regions": regions if image else []}
+    model = {"image": image, "heads": heads, "pooler": {"streams": ["text"]}}
+    common = facts(**{**FUSION, **changes}, evaluation={"test": evaluation})
+    return {**common, "experiment": {**common["experiment"], "model": model}}
+
+
+def test_a_fusion_model_says_what_the_fusion_adds_to_its_towers():
+    masked = {"with_image": 0.2, "other_image": 0.1}
+    card = model_card(
+        fusion_facts({"patch_size": 8}, {"retrieval": RETRIEVAL, "reranked": RERANKED, "masked_words": masked})
+    )
+    assert "| test | 50.0% | 62.5% | 25.0% | 37.5% | 87.5% | 20.0% | 10.0% | 8 |" in card
+    assert "# text_pooled, token_logits, pair_logits, classes\n" in card
+    assert "answers `/v1/match` and `/v1/fill_mask`" in card
+    assert "scaled to 24 x 32 pixels (bicubic)" in card
+    assert "| test | 50.0% | - | 25.0% | - | - | - | - | 8 |" in model_card(
+        fusion_facts(None, {"retrieval": RETRIEVAL})
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "line"),
+    [
+        ({"feature_dim": 5}, {}, '"region_mask": boxes[..., 0] >= 0}'),
+        ({"feature_dim": 5}, {"format": "huggingface", "class": "LxmertForPreTraining"}, "visual_pos=boxes)"),
+        ({"patch_size": 8}, {"format": "huggingface", "class": "ViltModel"}, "model(**texts, **pixels)"),
+        (None, {"format": "huggingface", "class": "BertForPreTraining"}, "outputs = model(**texts)"),
+        (
+            {"patch_size": 8},
+            {"format": "reference", "class": "ALBEF"},
+            "names of ALBEF in the code of salesforce/ALBEF",
+        ),
+    ],
+)
+def test_every_format_of_a_fusion_model_has_its_lines(image, changes, line):
+    card = model_card(fusion_facts(image, {}, **changes))
+    assert line in card
+    assert ("torch.zeros(1, 36, 5)" in card) == ("feature_dim" in (image or {}))
+    assert ("AutoImageProcessor" in card) == ("patch_size" in (image or {}) and changes.get("format") != "reference")
+    assert ("Anyone can prove it again" in card) == (changes.get("format") != "reference")

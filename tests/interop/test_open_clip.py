@@ -28,7 +28,7 @@ from mmjax.optim import paths
 from mmjax.proof import comparison
 from mmjax.proof import open_clip as loader
 from mmjax.proof import sample as samples
-from mmjax.proof.public import Loaded
+from mmjax.proof.loaded import Loaded
 from tests.interop import torch_open_clip
 from tests.interop.open_clip_exports import (
     EXPORTS,
@@ -316,12 +316,12 @@ def loaded(tmp_path: Path, **ways: Any) -> tuple[Any, Any]:
         return np.stack([np.asarray(image)[:, 2:].transpose(2, 0, 1) / 255 for image in images])
 
     nothing = np.zeros((0, 0))
-    fields = dict.fromkeys(samples.Sample._fields, nothing)
+    fields = {name: {} if name in samples.GROUPS else nothing for name in samples.Sample._fields}
     cases = {"case_files": ("wide.png",), "case_pixels": pixels[None, :, 1:5]}
     texts = {"case_texts": ("it\u2019s", "plain"), "case_ids": np.array([[1, 2], [3, 4]]), "texts": ("it\u2019s",)}
-    library = {"image": None, "text": None, "logits": None, "mean": (0, 0, 0), "std": (1, 1, 1), "library": "stub"}
+    library = {"mean": (0, 0, 0), "std": (1, 1, 1), "library": "stub"}
     tokens: Any = lambda texts: (np.array([[1, 2], [3, 4]]), None)  # noqa: E731
-    return samples.Sample(**{**fields, **cases, **texts}), Loaded(cut, tokens, **library, **ways)
+    return samples.Sample(**{**fields, **cases, **texts}), Loaded(lambda inputs: {}, cut, tokens, **library, **ways)
 
 
 def test_where_the_library_cuts_elsewhere_the_rest_must_agree_and_it_is_stated(tmp_path):

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmjax.interop.formats import Files, Format, Spec
 from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, trunk_rows
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_head_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import attention, linear, norm
 from mmjax.interop.layouts import (
     FLAT,
@@ -77,7 +76,7 @@ def _temperature() -> Layout:
 
 
 def rows(model: FusionConfig) -> Table:
-    depth = sum(group.repeat for group in model.towers.groups if group.layers[0].text == "text")
+    depth = sum(layer.text == "text" for layer in layers_of(model.towers))
     # Layers with cross-attention are two of ours, and numbered on from those without.
     counts = Counter({"cross": depth})
     heads = tuple(Row(row.ours, TEXT + row.theirs, row.layout) for row in token_head_rows(model.text))
@@ -108,10 +107,9 @@ def _parts(layer: Layer) -> Iterable[Part]:
         yield Part("text", theirs, CROSS, "cross")
 
 
-def read(files: Files) -> Spec:
+def read(config: Config) -> FusionConfig:
     """The authors' sizes are spread over their code; ours are one file."""
-    config = files[CONFIG]
-    model = published.albef(
+    return published.albef(
         read_size(config),
         read_size(config["vision_config"]),
         read_vocabulary(config),
@@ -120,25 +118,25 @@ def read(files: Files) -> Spec:
         patch_size=config["vision_config"]["patch_size"],
         embed_dim=config["embed_dim"],
     )
-    return Spec(model, None)
 
 
-def write(spec: Spec) -> Files:
-    model = spec.model
+def write(model: FusionConfig) -> Config:
     assert isinstance(model.image, PatchInputConfig)
-    depths = Counter[str]()
-    for group in model.towers.groups:
-        depths["image" if group.layers[0].image == "image" else "text"] += group.repeat
-    vision = {"image_size": model.image.image_size, "patch_size": model.image.patch_size}
-    config = {
-        "model_type": "albef",
-        **written_size(model.towers.text, depths["text"] + sum(group.repeat for group in model.fusion.groups)),
+    towers = layers_of(model.towers)
+    text_depth = sum(layer.text == "text" for layer in towers)
+    fusion_depth = sum(layer.text == "image" for layer in layers_of(model.fusion))
+    vision = written_size(model.towers.image, sum(layer.image == "image" for layer in towers))
+    return {
+        **written_size(model.towers.text, text_depth + fusion_depth),
         **written_vocabulary(model.text),
-        "fusion_layer": depths["text"],
+        "fusion_layer": text_depth,
         "embed_dim": model.embed_dim,
-        "vision_config": written_size(model.towers.image, depths["image"]) | vision,
+        "vision_config": {
+            **vision,
+            "image_size": model.image.image_size,
+            "patch_size": model.image.patch_size,
+        },
     }
-    return {CONFIG: config}
 
 
-ALBEF = Format("ALBEF", "both", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING,), copies=TIED)
+ALBEF = fusion_format("ALBEF", "albef", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING,), copies=TIED)

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from types import NoneType
 
-from mmjax.interop.formats import Files, Format, Spec
 from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, trunk_rows
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_head_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import POSITION_IDS, linear
 from mmjax.interop.mapping import Copy, Table
 from mmjax.models.fusion import published
@@ -34,22 +34,15 @@ def _parts(layer: Layer) -> Iterable[Part]:
     yield Part("text", "bert.encoder.layer.{l}.", LAYER, "layer")
 
 
-def read(files: Files) -> Spec:
-    config = files[CONFIG]
-    return Spec(published.bert(read_size(config), read_vocabulary(config)), None)
+def read(config: Config) -> FusionConfig:
+    return published.bert(read_size(config), read_vocabulary(config))
 
 
-def write(spec: Spec) -> Files:
-    model = spec.model
-    config = {
-        "architectures": ["BertForPreTraining"],
-        "model_type": "bert",
-        **written_size(model.towers.text, model.towers.groups[0].repeat),
-        **written_vocabulary(model.text),
-    }
-    return {CONFIG: config}
+def write(model: FusionConfig) -> Config:
+    depth = sum(layer.text == "text" for layer in layers_of(model.towers))
+    return {**written_size(model.towers.text, depth), **written_vocabulary(model.text)}
 
 
-BERT_FOR_PRETRAINING = Format(
-    "BertForPreTraining", "both", write, read, rows, ignored=(POSITION_IDS,), copies=TIED, images=()
+BERT_FOR_PRETRAINING = fusion_format(
+    "BertForPreTraining", "bert", write, read, rows, images=(NoneType,), ignored=(POSITION_IDS,), copies=TIED
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmjax.interop.formats import choice, inverted
 from mmjax.interop.huggingface.layers import ACTIVATIONS
+from mmjax.models.fusion.heads import HeadsConfig
 from mmjax.models.fusion.published import Size, Vocabulary
 from mmjax.models.fusion.text_input import TextInputConfig
 from mmjax.nn.block import BlockConfig
@@ -55,3 +56,8 @@ def written_vocabulary(text: TextInputConfig) -> dict[str, Any]:
         "max_position_embeddings": text.context_len,
         "type_vocab_size": text.num_token_types,
     }
+
+
+def output_sizes(heads: HeadsConfig) -> dict[str, int]:
+    """What the heads of regions predict, by name; of a name that two of them have, the first."""
+    return dict(reversed([output for head in heads.regions for output in head.outputs]))

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from mmjax.interop.formats import Files, Format, Spec
-from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, transform_rows, trunk_rows
+from mmjax.interop.fusion.fields import output_sizes, read_size, read_vocabulary, written_size, written_vocabulary
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_head_rows, transform_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import POSITION_IDS, attention, linear, norm
 from mmjax.interop.mapping import Copy, Table
 from mmjax.models.fusion import published
@@ -72,9 +71,8 @@ def _attention(theirs: str, inside: str) -> Table:
     )
 
 
-def read(files: Files) -> Spec:
-    config = files[CONFIG]
-    model = published.lxmert(
+def read(config: Config) -> FusionConfig:
+    return published.lxmert(
         read_size(config, depth="l_layers"),
         read_vocabulary(config),
         vision_depth=config["r_layers"],
@@ -84,34 +82,27 @@ def read(files: Files) -> Spec:
         num_attributes=config["num_attr_labels"],
         num_answers=config["num_qa_labels"],
     )
-    return Spec(model, None)
 
 
-def write(spec: Spec) -> Files:
-    model = spec.model
+def write(model: FusionConfig) -> Config:
     assert isinstance(model.image, RegionInputConfig)
-    depths = Counter[str]()
-    for group in model.towers.groups:
-        depths["text" if group.layers[0].text == "text" else "image"] += group.repeat
-    outputs = dict(model.heads.regions[0].outputs)
-    config = {
-        "architectures": ["LxmertForPreTraining"],
-        "model_type": "lxmert",
-        **written_size(model.towers.text, depths["text"], depth_name="l_layers", eps=False),
+    towers, sizes = layers_of(model.towers), output_sizes(model.heads)
+    language_depth = sum(layer.text == "text" for layer in towers)
+    return {
+        **written_size(model.towers.text, language_depth, depth_name="l_layers", eps=False),
         **written_vocabulary(model.text),
-        "r_layers": depths["image"],
-        "x_layers": model.fusion.groups[0].repeat,
+        "r_layers": sum(layer.image == "image" for layer in towers),
+        "x_layers": sum(layer.shared for layer in layers_of(model.fusion)),
         "visual_feat_dim": model.image.feature_dim,
-        "num_object_labels": outputs["objects"],
-        "num_attr_labels": outputs["attributes"],
+        "num_object_labels": sizes.get("objects", 0),
+        "num_attr_labels": sizes.get("attributes", 0),
         "num_qa_labels": model.heads.num_answers,
     }
-    return {CONFIG: config}
 
 
-LXMERT = Format(
+LXMERT = fusion_format(
     "LxmertForPreTraining",
-    "both",
+    "lxmert",
     write,
     read,
     rows,

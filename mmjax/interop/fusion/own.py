@@ -5,19 +5,16 @@ For models that no public class expresses. The names of its tensors are our path
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from types import NoneType
 
 import numpy as np
 
 from mmjax import config as configs
-from mmjax.interop.formats import Files, Format, Spec
-from mmjax.interop.huggingface import images
-from mmjax.interop.huggingface.files import CONFIG, TOKENIZER
+from mmjax.interop.formats import Format
+from mmjax.interop.fusion.files import Config, fusion_format
 from mmjax.interop.layouts import CONVOLUTION, FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, Layout, table
 from mmjax.interop.mapping import LAYER, Row, Table
 from mmjax.interop.shapes import parameter_shapes
-from mmjax.models.fusion.image_input import ImageInputConfig
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.patches import GridInputConfig, PatchInputConfig
 from mmjax.models.fusion.regions import RegionInputConfig
@@ -64,36 +61,21 @@ def _layout(path: str, model: FusionConfig) -> Layout:
     return next(layout for pattern, layout in LAYOUTS if pattern.fullmatch(path))
 
 
-def read(files: Files) -> Spec:
-    model = configs.from_dict(FusionConfig, files[CONFIG][MODEL])
-    preprocess, colours = images.read(files)
-    return Spec(replace(model, image=_with_colours(model.image, colours)), preprocess)
+def read(config: Config) -> FusionConfig:
+    return configs.from_dict(FusionConfig, config[MODEL])
 
 
-def _with_colours(image: ImageInputConfig | None, colours: Mapping[str, Any]) -> ImageInputConfig | None:
-    """The input with the normalisation of pixels that the image processor has."""
-    if isinstance(image, GridInputConfig):
-        return replace(image, tower=replace(image.tower, **colours))
-    return replace(image, **colours) if isinstance(image, PatchInputConfig) else image
+def write(model: FusionConfig) -> Config:
+    return {MODEL: configs.to_dict(model)}
 
 
-def write(spec: Spec) -> Files:
-    model: FusionConfig = spec.model
-    files: dict[str, Mapping[str, Any]] = {
-        CONFIG: {"architectures": [MMJAX_FUSION.name], "model_type": MODEL_TYPE, MODEL: configs.to_dict(model)},
-        TOKENIZER: {
-            "model_max_length": model.text.context_len,
-            "model_input_names": ["input_ids", "attention_mask"],
-            "padding_side": "right",
-        },
-    }
-    if spec.preprocess is not None:
-        files[images.PREPROCESSOR] = images.written(spec.preprocess, getattr(model.image, "tower", model.image))
-    return files
-
-
-MMJAX_FUSION = Format(
-    "MmjaxFusion", "both", write, read, rows, images=(RegionInputConfig, PatchInputConfig, GridInputConfig)
+MMJAX_FUSION = fusion_format(
+    "MmjaxFusion",
+    MODEL_TYPE,
+    write,
+    read,
+    rows,
+    images=(RegionInputConfig, PatchInputConfig, GridInputConfig, NoneType),
 )
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from mmjax.interop.huggingface.layers import linear, norm
 from mmjax.interop.layouts import SAME, table
 from mmjax.interop.mapping import Row, Table, numbered, placed
+from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.text_input import TextInputConfig
-from mmjax.nn.bimodal import Group, Layer
+from mmjax.nn.bimodal import Group, Layer, TrunkConfig
 
 
 class Part(NamedTuple):
@@ -43,6 +44,25 @@ def trunk_rows(path: str, groups: tuple[Group, ...], parts: Parts, counts: Count
             ours = f"{path}/groups/{number}/layers/{place}/{part.ours}/"
             rows += numbered(placed(part.rows, ours, part.theirs), tuple(numbers))
     return rows
+
+
+def layers_of(*trunks: TrunkConfig) -> list[Layer]:
+    """The layers of trunks in the order in which they run."""
+    return [layer for trunk in trunks for group in trunk.groups for layer in group.layers * group.repeat]
+
+
+def joint_parts(theirs: str, rows: Table) -> Parts:
+    """Of a single stream: each layer is one of theirs."""
+
+    def parts(layer: Layer) -> Iterable[Part]:
+        yield Part("shared", theirs, rows, "layer")
+
+    return parts
+
+
+def joint_depth(model: FusionConfig) -> int:
+    """The layers of a single stream."""
+    return sum(layer.is_joint for layer in layers_of(model.fusion))
 
 
 def text_input_rows(text: TextInputConfig, theirs: str) -> Table:

@@ -1,20 +1,17 @@
 """`UniterForPretraining` of ChenRocks/UNITER (Chen et al., 2020)."""
 
 from collections import Counter
-from collections.abc import Iterable
 
-from mmjax.interop.formats import Files, Format, Spec
-from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, trunk_rows
+from mmjax.interop.fusion.fields import output_sizes, read_size, read_vocabulary, written_size, written_vocabulary
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import joint_depth, joint_parts, text_input_rows, token_head_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import linear, norm
 from mmjax.interop.layouts import SAME, second_of_two
 from mmjax.interop.mapping import Copy, Row, Table
 from mmjax.models.fusion import published
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.regions import RegionInputConfig
-from mmjax.nn.bimodal import Layer
 
 IMAGE = "uniter.img_embeddings"
 TIED = (
@@ -32,7 +29,7 @@ def rows(model: FusionConfig) -> Table:
         *norm("image/location_norm", f"{IMAGE}.pos_layer_norm"),
         *norm("image/norm", f"{IMAGE}.LayerNorm"),
         Row("image/mask_token", f"{IMAGE}.mask_embedding.weight", second_of_two()),
-        *trunk_rows("fusion", model.fusion.groups, _parts, Counter()),
+        *trunk_rows("fusion", model.fusion.groups, joint_parts("uniter.encoder.layer.{l}.", LAYER), Counter()),
         *linear("pooler/text/dense", "uniter.pooler.dense"),
         *token_head_rows(model.text),
         *linear("pair_head", "itm_output"),
@@ -45,27 +42,19 @@ def rows(model: FusionConfig) -> Table:
     )
 
 
-def _parts(layer: Layer) -> Iterable[Part]:
-    yield Part("shared", "uniter.encoder.layer.{l}.", LAYER, "layer")
-
-
-def read(files: Files) -> Spec:
-    config = files[CONFIG]
+def read(config: Config) -> FusionConfig:
     dims = {"feature_dim": config["img_dim"], "num_classes": config["img_label_dim"]}
-    return Spec(published.uniter(read_size(config), read_vocabulary(config), **dims), None)
+    return published.uniter(read_size(config), read_vocabulary(config), **dims)
 
 
-def write(spec: Spec) -> Files:
-    model = spec.model
+def write(model: FusionConfig) -> Config:
     assert isinstance(model.image, RegionInputConfig)
-    config = {
-        "model_type": "uniter",
-        **written_size(model.fusion.text, model.fusion.groups[0].repeat, eps=False),
+    return {
+        **written_size(model.fusion.text, joint_depth(model), eps=False),
         **written_vocabulary(model.text),
         "img_dim": model.image.feature_dim,
-        "img_label_dim": dict(model.heads.regions[1].outputs)["classes"],
+        "img_label_dim": output_sizes(model.heads).get("classes", 0),
     }
-    return {CONFIG: config}
 
 
-UNITER = Format("UniterForPretraining", "both", write, read, rows, images=(RegionInputConfig,), copies=TIED)
+UNITER = fusion_format("UniterForPretraining", "uniter", write, read, rows, images=(RegionInputConfig,), copies=TIED)

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from mmjax.interop.formats import Files, Format, Spec
-from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, transform_rows, trunk_rows
+from mmjax.interop.fusion.fields import output_sizes, read_size, read_vocabulary, written_size, written_vocabulary
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_head_rows, transform_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import attention, linear, norm
 from mmjax.interop.layouts import Layout, zeros
 from mmjax.interop.mapping import Copy, Ignored, Row, Table
@@ -70,7 +69,7 @@ def unused_rows(model: FusionConfig) -> Table:
     """Tensors that its class wants to load; zeros, as nothing passes through them."""
     inner = model.pooler.width if model.pooler is not None else 0
     shapes = {1: model.towers.image.width, 2: model.towers.text.width}
-    connections = sum(layer.text == "image" for group in model.fusion.groups for layer in group.layers * group.repeat)
+    connections = sum(layer.text == "image" for layer in layers_of(model.fusion))
     return tuple(
         Row((), f"bert.encoder.c_layer.{number}.biOutput.q_dense{own}.{name}", layout)
         for number in range(connections)
@@ -83,9 +82,8 @@ def _zeros(width: int, inner: int) -> dict[str, Layout]:
     return {"weight": zeros(width, inner), "bias": zeros(width)}
 
 
-def read(files: Files) -> Spec:
-    config = files[CONFIG]
-    model = published.vilbert(
+def read(config: Config) -> FusionConfig:
+    return published.vilbert(
         read_size(config),
         read_size(config, "v_"),
         read_vocabulary(config),
@@ -96,34 +94,29 @@ def read(files: Files) -> Spec:
         feature_dim=config["v_feature_size"],
         num_classes=config["v_target_size"],
     )
-    return Spec(model, None)
 
 
-def write(spec: Spec) -> Files:
-    model = spec.model
+def write(model: FusionConfig) -> Config:
     assert isinstance(model.image, RegionInputConfig)
-    groups = (*model.towers.groups, *model.fusion.groups)
-    layers = [layer for group in groups for layer in group.layers * group.repeat]
-    connection = next(layer for layer in layers if layer.text == "image")
+    layers = layers_of(model.towers, model.fusion)
+    connection = next((layer for layer in layers if layer.text == "image"), Layer())
     text_before, image_before = trunks.before_connections(layers)
-    config = {
-        "model_type": "vilbert",
+    return {
         **written_size(model.towers.text, sum(layer.text == "text" for layer in layers), eps=False),
         **written_size(model.towers.image, sum(layer.image == "image" for layer in layers), "v_", eps=False),
         **written_vocabulary(model.text),
         "t_biattention_id": text_before,
         "v_biattention_id": image_before,
-        "bi_hidden_size": connection.inner_width,
-        "bi_num_attention_heads": connection.num_heads,
+        "bi_hidden_size": connection.inner_width or model.fusion.text.width,
+        "bi_num_attention_heads": connection.num_heads or model.fusion.text.num_heads,
         "v_feature_size": model.image.feature_dim,
-        "v_target_size": dict(model.heads.regions[0].outputs)["classes"],
+        "v_target_size": output_sizes(model.heads).get("classes", 0),
     }
-    return {CONFIG: config}
 
 
-VILBERT = Format(
+VILBERT = fusion_format(
     "BertForMultiModalPreTraining",
-    "both",
+    "vilbert",
     write,
     read,
     rows,

@@ -1,20 +1,17 @@
 """`VisualBertForPreTraining` (Li et al., 2019)."""
 
 from collections import Counter
-from collections.abc import Iterable
 
-from mmjax.interop.formats import Files, Format, Spec
 from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size, written_vocabulary
-from mmjax.interop.fusion.trunk import Part, text_input_rows, token_head_rows, trunk_rows
+from mmjax.interop.fusion.files import Config, fusion_format
+from mmjax.interop.fusion.trunk import joint_depth, joint_parts, text_input_rows, token_head_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.files import CONFIG
 from mmjax.interop.huggingface.layers import POSITION_IDS, linear
 from mmjax.interop.layouts import SAME
 from mmjax.interop.mapping import Copy, Row, Table
 from mmjax.models.fusion import published
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.regions import RegionInputConfig
-from mmjax.nn.bimodal import Layer
 
 EMBEDDINGS = "visual_bert.embeddings."
 TIED = (
@@ -29,39 +26,29 @@ def rows(model: FusionConfig) -> Table:
         *linear("image/features", f"{EMBEDDINGS}visual_projection"),
         Row("image/token_types", f"{EMBEDDINGS}visual_token_type_embeddings.weight", SAME),
         Row("image/positions", f"{EMBEDDINGS}visual_position_embeddings.weight", SAME),
-        *trunk_rows("fusion", model.fusion.groups, _parts, Counter()),
+        *trunk_rows("fusion", model.fusion.groups, joint_parts("visual_bert.encoder.layer.{l}.", LAYER), Counter()),
         *linear("pooler/text/dense", "visual_bert.pooler.dense"),
         *token_head_rows(model.text),
         *linear("pair_head", "cls.seq_relationship"),
     )
 
 
-def _parts(layer: Layer) -> Iterable[Part]:
-    yield Part("shared", "visual_bert.encoder.layer.{l}.", LAYER, "layer")
+def read(config: Config) -> FusionConfig:
+    return published.visual_bert(read_size(config), read_vocabulary(config), feature_dim=config["visual_embedding_dim"])
 
 
-def read(files: Files) -> Spec:
-    config = files[CONFIG]
-    dims = {"feature_dim": config["visual_embedding_dim"]}
-    return Spec(published.visual_bert(read_size(config), read_vocabulary(config), **dims), None)
-
-
-def write(spec: Spec) -> Files:
-    model = spec.model
+def write(model: FusionConfig) -> Config:
     assert isinstance(model.image, RegionInputConfig)
-    config = {
-        "architectures": ["VisualBertForPreTraining"],
-        "model_type": "visual_bert",
-        **written_size(model.fusion.text, model.fusion.groups[0].repeat),
+    return {
+        **written_size(model.fusion.text, joint_depth(model)),
         **written_vocabulary(model.text),
         "visual_embedding_dim": model.image.feature_dim,
     }
-    return {CONFIG: config}
 
 
-VISUAL_BERT = Format(
+VISUAL_BERT = fusion_format(
     "VisualBertForPreTraining",
-    "both",
+    "visual_bert",
     write,
     read,
     rows,
