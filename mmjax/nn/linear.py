@@ -1,15 +1,22 @@
 """The affine layer, its axes named by letters."""
 
+import functools
 import math
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
+
+PRODUCT = "product"
+"""The name under which rematerialisation finds products with parameters."""
 
 
 class Linear(nnx.Module):
@@ -33,22 +40,65 @@ class Linear(nnx.Module):
         self.bias = parameter(key, dims[num_inputs:], shape[num_inputs:], initializers.zeros) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs.
-
-        Positions are flattened into rows: one product of two matrices, which XLA runs faster than a batched one on CPU.
-        """
-        leading = x.shape[: x.ndim - self.num_inputs]
+        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs."""
+        kernel, num_leading = weight(self.kernel, x.dtype), x.ndim - self.num_inputs
         inputs, outputs = self.dims[: self.num_inputs], self.dims[self.num_inputs :]
-        rows = x.reshape(-1, *x.shape[x.ndim - self.num_inputs :], out_sharding=rules.spec("b" + inputs))
-        y = jnp.einsum(
-            f"b{inputs},{self.dims}->b{outputs}",
-            rows,
-            weight(self.kernel, x.dtype),
-            out_sharding=rules.spec("b" + outputs),
-        )
-        y = y if self.bias is None else y + weight(self.bias, x.dtype)
-        positions = "bt"[: len(leading)]
-        return y.reshape(*leading, *y.shape[1:], out_sharding=rules.spec(positions + outputs))
+        # Several inputs or outputs become one, as only the first of them may be split over the mesh.
+        axes = Axes("bt"[:num_leading], inputs[0], outputs[0])
+        num_inputs, output_shape = math.prod(kernel.shape[: self.num_inputs]), kernel.shape[self.num_inputs :]
+        x = x.reshape(*x.shape[:num_leading], num_inputs, out_sharding=rules.spec(axes.leading + axes.input))
+        matrix = jnp.reshape(kernel, (num_inputs, -1), out_sharding=rules.spec(axes.input + axes.output))
+        y = checkpoint_name(_product(axes, x, matrix), PRODUCT)
+        if self.bias is not None:
+            y = y + jnp.reshape(weight(self.bias, x.dtype), -1, out_sharding=rules.spec(axes.output))
+        return y.reshape(*y.shape[:-1], *output_shape, out_sharding=rules.spec(axes.leading + outputs))
+
+
+class Axes(NamedTuple):
+    """The letters of the axes of a product: those in front, that of the inputs and that of the outputs."""
+
+    leading: str
+    input: str
+    output: str
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(axes: Axes, x: Array, matrix: Array) -> Array:
+    """x (b, ..., i) times `matrix` (i, o) -> (b, ..., o), in the forms that XLA runs fastest on CPU.
+
+    Positions are flattened into rows: one product of two matrices beats a batched one. A matrix with more outputs than
+    inputs has the gradient that sums over positions as they are: of several axes XLA transposes x first, which here is
+    the smaller array, and then has a product that is up to 1.7 times as fast. For TPU it compiles to much the same.
+    """
+    return _by_rows("bi,io->bo", axes, x, matrix)
+
+
+def _forward(axes: Axes, x: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(axes, x, matrix), (x, matrix)
+
+
+def _backward(axes: Axes, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, matrix = kept
+    back = axes._replace(input=axes.output, output=axes.input)
+    widens = matrix.shape[1] > matrix.shape[0]
+    summed = axes.leading if widens else "b"
+    pair = (x, cotangent) if widens else (_rows(x, axes.input), _rows(cotangent, axes.output))
+    by_matrix = jnp.einsum(f"{summed}i,{summed}o->io", *pair, out_sharding=rules.spec(axes.input + axes.output))
+    return _by_rows("bo,io->bi", back, cotangent, matrix), by_matrix
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _by_rows(formula: str, axes: Axes, x: Array, matrix: Array) -> Array:
+    """`formula` of the rows of x (b, ..., i) and of `matrix` -> (b, ..., o)."""
+    y = jnp.einsum(formula, _rows(x, axes.input), matrix, out_sharding=rules.spec("b" + axes.output))
+    return y.reshape(*x.shape[:-1], -1, out_sharding=rules.spec(axes.leading + axes.output))
+
+
+def _rows(x: Array, last: str) -> Array:
+    """(b, ..., i) as (rows, i); `last` is the letter of i."""
+    return x.reshape(-1, x.shape[-1], out_sharding=rules.spec("b" + last))
 
 
 def glorot_uniform(num_inputs: int) -> Initializer:
