@@ -1,6 +1,6 @@
 """Times forward and backward of the published fusion models beside a PyTorch class of the same weights.
 
-    python benchmarks/fusion_step.py [--preset NAME ... --batch 8 --text-len 32 --repeats 9] [--json FILE]
+    python benchmarks/fusion_step.py [--preset NAME ... --batch 8 --text-len 32 --repeats 9 --cores N] [--json FILE]
 
 Both sides take the same float32 weights, converted by the tables of `mmjax/interop`, and the same batch: texts of
 `text-len` tokens, every second one padded by half, and 36 regions, or pixels of the published size. Both give the sum
@@ -143,7 +143,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     jax.config.update("jax_platforms", "cpu")
-    torch.set_num_threads(os.cpu_count() or 1)
+    hold_to(options.cores)
     keep_freed_memory()
     rows = []
     print("| preset | beside | parameters | GFLOP an example | mmjax s | PyTorch s | ratio | quartiles |")
@@ -161,10 +161,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", action="append", choices=PRESETS, help="may be repeated; by default all")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--text-len", type=int, default=32)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of this machine, for both")
     parser.add_argument("--unroll", type=int, default=-1, help="layers in a step of the scan; -1 is all")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args(arguments)
+
+
+def hold_to(num_cores: int) -> None:
+    """Has this process, whose threads are yet to start, run on so many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+    torch.set_num_threads(num_cores)
 
 
 def measure(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
