@@ -21,8 +21,8 @@ from rich.table import Table
 
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.interop.dual.exports import write_hugging_face
 from mmjax.interop.export_folder import Trained
-from mmjax.interop.exports import write_hugging_face
 from mmjax.interop.formats import Spec
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.sizes import clip

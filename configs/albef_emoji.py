@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(), match=MatchTerm(weight=4.0), tokens=replace(TOKENS, weight=0.5)
     )
-    return fusion_experiment(model, objective, num_steps=280).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=240).to_config_dict()
 
 
 def fusion_experiment(model: FusionConfig, objective: FusionObjectiveConfig, num_steps: int) -> Experiment:

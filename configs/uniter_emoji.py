@@ -20,9 +20,7 @@ from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import AlignTerm, ContrastTerm, MatchTerm, RegionTerm
 
 SIZE = replace(SMALL, depth=2)
-# Each step has six passes over words and patches together: of fewer patches there is time for more steps.
-PATCH_SIZE = 2 * PATCHES.patch_size
-NUM_PIXELS = 3 * PATCH_SIZE**2
+NUM_PIXELS = 3 * PATCHES.patch_size**2
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -30,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     published = uniter(SIZE, WORDS)
     model = replace(
         published,
-        image=replace(PATCHES, patch_size=PATCH_SIZE, norm=True, mask_token=True),
+        image=replace(PATCHES, norm=True, mask_token=True),
         towers=replace(published.towers, groups=(Group((trunks.EACH_ITS_OWN,), 2),)),
         pooler=PoolerConfig(("text", "image"), "tanh"),
         heads=HeadsConfig(pair="product", regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
@@ -43,4 +41,4 @@ def get_config() -> ml_collections.ConfigDict:
         regions=(RegionTerm(kind="pixels", rate=0.25, weight=0.5),),
         align=AlignTerm(),
     )
-    return fusion_experiment(model, objective, num_steps=340).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=250).to_config_dict()

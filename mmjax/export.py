@@ -19,15 +19,15 @@ from mmjax.data.captions import for_evaluation
 from mmjax.data.licence import licence_of
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
-from mmjax.interop import reference
-from mmjax.interop.export_folder import Trained
-from mmjax.interop.exports import (
+from mmjax.interop.dual import reference
+from mmjax.interop.dual.exports import (
     brings_code,
     write_hugging_face,
     write_open_clip,
     write_programs,
     write_programs_beside,
 )
+from mmjax.interop.export_folder import Trained
 from mmjax.interop.formats import Spec
 from mmjax.interop.fusion import reference as fusion_reference
 from mmjax.interop.fusion.exports import prove_through_module, read_back, write_fusion

@@ -28,8 +28,10 @@ Batch = Mapping[str, Array]
 """`image` uint8 (b, y, x, 3); `text_ids` int32 (b, t); `text_mask` bool (b, t), True means use it; `ids` int32 (b,),
 equal ids are positives; `weights` float32 (b,), 0 means that the row counts nothing. Where `data.num_words` asks for
 them, `words` int32 (b, w), hashes of the words of all captions of the record, each once, 0 where there are no more;
-and where `data.word_starts` does, `word_starts` bool (b, t), True for tokens that begin a word. Of regions, in place of
-the image or beside it, `region_features` float (b, p, c), `region_boxes` float (b, p, 4) and `region_mask` (b, p)."""
+and where `data.word_starts` does, `word_starts` bool (b, t), True for tokens that begin a word. With `data.regions`, in
+place of `image`, `region_features` float (b, p, c), `region_boxes` float (b, p, 4), `region_mask` bool (b, p) and
+`region_NAME` of each target. With pairs of captions, `token_types` int32 (b, t), 1 for the second, and `follows` int32
+(b,), whether it belongs with the first; with `data.answer_key`, `answers` int32 (b,)."""
 BatchSpec = Mapping[str, jax.ShapeDtypeStruct]
 """Shapes, types and shardings of a `Batch`."""
 HostBatch = dict[str, np.ndarray]

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,16 @@ from safetensors.numpy import load_file, save_file
 
 from mmjax import ending, evaluate, export, prove, train
 from mmjax.errors import UserError
-from mmjax.interop.exports import FACTS
+from mmjax.interop.dual.exports import FACTS
 from mmjax.training.checkpoint import Checkpoints
 from tests.folders import write_image_folder
+from tests.interop.exported import proven_without
 from tests.interop.torch_state import module_cache
 from tests.tolerances import LAYER
 
 torch = pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 
-ROOT = Path(__file__).parents[1]
 CONFIG = Path(__file__).parent / "tiny_config.py"
 
 
@@ -91,10 +89,7 @@ def test_a_siglip_is_written_as_one_and_proven(siglip_folder, capsys):
 
 
 def test_the_proof_needs_no_jax(siglip_folder):
-    code = "import sys; sys.modules['jax'] = None; from mmjax import prove; prove.main(sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(siglip_folder)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = proven_without("jax", siglip_folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("proven: largest differences: image features ")
 
@@ -172,11 +167,7 @@ def raised(error: Exception) -> str:
 
 def test_a_missing_library_says_nothing_of_a_proven_export(siglip_folder, tmp_path):
     out = shutil.copytree(siglip_folder, tmp_path / "out")
-    code = "import sys; sys.modules['torch'] = None; from mmjax import ending, prove; "
-    code += "sys.exit(ending.status(prove.main, sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = proven_without("torch", out)
     assert result.returncode == 2
     assert result.stderr == "error: torch is not installed: pip install -r requirements-export.txt\n"
     assert (out / prove.PARITY).read_bytes() == (siglip_folder / prove.PARITY).read_bytes()

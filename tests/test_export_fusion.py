@@ -1,11 +1,8 @@
 """Fusion models end to end: a run in, a folder out that is proven without JAX, and served."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.experiment import from_values
 from tests.folders import write_image_folder
+from tests.interop.exported import proven_without
 
 torch = pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
 from mmjax.serving.fusion_model import FusionModel  # noqa: E402
@@ -26,7 +24,6 @@ from mmjax.serving.model import ModelConfig  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 
-ROOT = Path(__file__).parents[1]
 FUSION, DUAL = (Path(__file__).parent / name for name in ("tiny_fusion_config.py", "tiny_config.py"))
 
 
@@ -44,10 +41,7 @@ def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As our module, and proven in a process that has no JAX."""
     out = tmp_path_factory.mktemp("exports") / "albef"
     export.main([f"--workdir={run}", f"--out={out}", "--no-proof"])
-    code = "import sys; sys.modules['jax'] = None; from mmjax import prove; prove.main(sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = proven_without("jax", out)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("proven: largest differences: text ")
     return out

@@ -8,7 +8,7 @@ from mmjax.data.config import DataConfig
 from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.models.fusion import trunks
 from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
-from mmjax.models.fusion.published import Size, Vocabulary, uniter
+from mmjax.models.fusion.published import Size, uniter
 from mmjax.nn.bimodal import Group
 from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import AnswerTerm, ContrastTerm, MatchTerm, RegionTerm, TokenTerm
@@ -17,14 +17,16 @@ from mmjax.parallel.mesh import MeshConfig
 from mmjax.training.logs import LogsConfig
 from mmjax.training.step import TrainConfig
 from tests.data import tiny_regions
+from tests.tiny_fusion_config import MASK_ID, SPECIAL_IDS, WORDS
 
-TEXT_LEN, VOCAB_SIZE, MASK_ID, SPECIAL_IDS = 8, 8194, 8193, (0, 1, 8192, 8193)
+TEXT_LEN = WORDS.context_len
+
 SIZE = Size(width=16, depth=1, num_heads=2, mlp_dim=16, dropout_rate=0.0, attention_dropout_rate=0.0)
 REGIONS = {"feature_dim": tiny_regions.FEATURE_DIM, "num_classes": tiny_regions.NUM_CLASSES}
 
 
 def get_config() -> ml_collections.ConfigDict:
-    published = uniter(SIZE, Vocabulary(VOCAB_SIZE, 2 * TEXT_LEN, 2), **REGIONS)
+    published = uniter(SIZE, replace(WORDS, context_len=2 * TEXT_LEN, num_token_types=2), **REGIONS)
     features, classes = published.heads.regions
     model = replace(
         published,

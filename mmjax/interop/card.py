@@ -6,8 +6,8 @@ from typing import Any
 
 import jinja2
 
-from mmjax.interop import dual_card
 from mmjax.interop.card_parts import Parts
+from mmjax.interop.dual import card as dual_card
 from mmjax.interop.fusion import card as fusion_card
 from mmjax.proof.facts import DUAL_ENCODER, FUSION, kind_of
 

@@ -34,12 +34,13 @@ def load(export: Path, facts: Mapping[str, Any]) -> Loaded:
     return through_transformers(outputs, processor, tokenizer, f"torch {torch.__version__}")
 
 
-def _texts(batch: Batch) -> dict[str, Tensor]:
-    return {"input_ids": batch["text_ids"], "attention_mask": batch["text_mask"].long()}
+def texts_of(batch: Batch) -> dict[str, Tensor]:
+    types = {"token_type_ids": batch["token_types"].long()} if "token_types" in batch else {}
+    return {"input_ids": batch["text_ids"].long(), "attention_mask": batch["text_mask"].long(), **types}
 
 
 def _bert(model: Any, batch: Batch) -> Outputs:
-    base, found = model.bert(**_texts(batch)), model(**_texts(batch))
+    base, found = model.bert(**texts_of(batch)), model(**texts_of(batch))
     return {
         "text": base.last_hidden_state,
         "text_pooled": base.pooler_output,
@@ -49,7 +50,7 @@ def _bert(model: Any, batch: Batch) -> Outputs:
 
 
 def _lxmert(model: Any, batch: Batch) -> Outputs:
-    inputs = _texts(batch) | {
+    inputs = texts_of(batch) | {
         "visual_feats": batch["region_features"],
         "visual_pos": batch["region_boxes"],
         "visual_attention_mask": batch["region_mask"].long(),
@@ -70,7 +71,7 @@ def _lxmert(model: Any, batch: Batch) -> Outputs:
 
 
 def _visual_bert(model: Any, batch: Batch) -> Outputs:
-    inputs = _texts(batch) | {
+    inputs = texts_of(batch) | {
         "visual_embeds": batch["region_features"],
         "visual_attention_mask": batch["region_mask"].long(),
     }
@@ -87,7 +88,7 @@ def _visual_bert(model: Any, batch: Batch) -> Outputs:
 
 def _vilt(model: Any, batch: Batch) -> Outputs:
     """The class shuffles the patches, so only what reads all of them together is compared."""
-    found = model(**_texts(batch), pixel_values=batch["image"])
+    found = model(**texts_of(batch), pixel_values=batch["image"])
     return {
         "text": found.last_hidden_state[:, : batch["text_ids"].shape[1]],
         "text_pooled": found.pooler_output,

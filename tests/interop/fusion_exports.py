@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from mmjax import __version__
 from mmjax.data.config import DataConfig
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from mmjax.models.fusion import published
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.proof import sample as samples
 from mmjax.proof.facts import FUSION
+from tests.interop.exported import facts_of
 from tests.serving.fusion_cases import IMAGE_SIZE, MODELS, REGIONS, SIZE, WORDS, regions_of, weights_of
 from tests.serving.fusion_folders import WORDS as WORD_LIST
 
@@ -55,16 +55,7 @@ def trained(model: FusionConfig, place: Path) -> Trained:
     shape = model.image_shape
     preprocess = None if shape is None else PreprocessConfig(shape[0], image_width=shape[1])
     data = DataConfig(text_len=model.text_len - 2, preprocess=preprocess or PreprocessConfig())
-    facts = {
-        "kind": FUSION,
-        "mmjax_version": __version__,
-        "step": 0,
-        "ema": False,
-        "fingerprint": {},
-        "data_licence": "none",
-        "evaluation": {},
-        "experiment": Experiment(model, data).to_dict(),
-    }
+    facts = {"kind": FUSION, **facts_of(Experiment(model, data))}
     weights = weights_of(model)
     return Trained(Spec(model, preprocess), Tokenizer.load(str(place / "tokenizer")), weights, facts)
 

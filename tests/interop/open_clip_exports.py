@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mmjax import __version__
 from mmjax.data.captions import CaptionConfig, for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment
+from mmjax.interop.dual.exports import write_open_clip
+from mmjax.interop.dual.reference import NUM_PAIRS, computing
 from mmjax.interop.export_folder import Trained
-from mmjax.interop.exports import write_open_clip
 from mmjax.interop.formats import Spec
 from mmjax.interop.imports import opened, parameters
 from mmjax.interop.open_clip.siglip import TOWERS
-from mmjax.interop.reference import NUM_PAIRS, computing
 from mmjax.interop.sampling import Pairs, Rounded, make_sample, spread
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.text import TextConfig
@@ -30,6 +29,7 @@ from mmjax.models.vit import ViTConfig
 from mmjax.optim import paths
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.proof import sample as samples
+from tests.interop.exported import facts_of
 
 TEXT_LEN, EOS_ID, VOCAB_SIZE = 16, 1, 8192
 """Of the shipped tokenizer."""
@@ -143,15 +143,7 @@ def _noisy(rng: np.random.Generator, path: str, leaf: np.ndarray) -> np.ndarray:
 
 def trained(model: DualEncoderConfig, preprocess: PreprocessConfig, weights: Mapping[str, np.ndarray]) -> Trained:
     data = DataConfig(tokenizer="emoji", text_len=TEXT_LEN, preprocess=preprocess)
-    facts = {
-        "mmjax_version": __version__,
-        "step": 0,
-        "ema": False,
-        "fingerprint": {},
-        "data_licence": "none",
-        "evaluation": {},
-        "experiment": Experiment(model, data).to_dict(),
-    }
+    facts = facts_of(Experiment(model, data))
     return Trained(Spec(model, preprocess), Tokenizer.load("emoji"), weights, facts)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmjax.data.preprocess import PreprocessConfig, decode, resize
 from mmjax.errors import UserError
-from mmjax.interop.exports import write_open_clip
+from mmjax.interop.dual.exports import write_open_clip
 from mmjax.interop.formats import Spec, as_function
 from mmjax.interop.imports import opened, parameters
 from mmjax.interop.mapping import to_theirs

@@ -28,6 +28,7 @@ from mmjax.losses.regions import (
 from mmjax.models.fusion import published
 from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
 from mmjax.models.fusion.model import Fusion, FusionConfig
+from mmjax.models.fusion.patches import PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary
 from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
@@ -373,6 +374,16 @@ def test_the_teacher_says_how_likely_other_words_are() -> None:
 def test_a_model_without_the_head_is_refused(objective: ObjectiveConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         objective.check_model(UNITER)
+
+
+def test_an_image_of_one_patch_has_nothing_to_guess_it_from() -> None:
+    image = PatchInputConfig(SIZE.width, image_size=16, patch_size=8)
+    head = HeadsConfig(regions=(RegionHeadConfig((("pixels", 3 * 8 * 8),)),))
+    model = replace(published.vilt(SIZE, WORDS, image_size=16, patch_size=8), image=image, heads=head)
+    objective = FusionObjectiveConfig(regions=(RegionTerm(kind="pixels"),))
+    objective.check_model(model)
+    with pytest.raises(UserError, match="several patches, which the model lacks"):
+        objective.check_model(replace(model, image=replace(image, patch_size=16)))
 
 
 def test_texts_alone_have_masked_words_and_what_follows() -> None:

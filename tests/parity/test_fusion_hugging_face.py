@@ -14,6 +14,8 @@ from mmjax.interop.fusion.lxmert import LXMERT
 from mmjax.interop.fusion.vilt import VILT
 from mmjax.interop.fusion.visual_bert import VISUAL_BERT
 from mmjax.interop.huggingface.files import CONFIG
+from mmjax.proof.fusion import tensors
+from mmjax.proof.fusion_classes import CLASSES, Batch, Outputs, texts_of
 from tests.parity.fusion_models import Run, filled, round_trip
 from tests.parity.reference import seeded
 from tests.tolerances import LAYER, MODEL, above, relative_errors
@@ -27,55 +29,17 @@ SMALL = {
     "max_position_embeddings": 19,
     "type_vocab_size": 3,
 }
-Outputs = dict[str, np.ndarray]
 
 
-def lxmert_outputs(model: Any, batch: seeded.Batch) -> Outputs:
-    inputs = texts(batch) | {
-        "visual_feats": torch.from_numpy(batch.features),
-        "visual_pos": torch.from_numpy(batch.boxes),
-        "visual_attention_mask": torch.from_numpy(batch.region_mask).long(),
-    }
-    streams, found = model.lxmert(**inputs), model(**inputs)
-    regions = model.obj_predict_head(streams.vision_output)
-    return {
-        "text": streams.language_output,
-        "image": streams.vision_output,
-        "text_pooled": streams.pooled_output,
-        "token_logits": found.prediction_logits,
-        "pair_logits": found.cross_relationship_score,
-        "answer_logits": found.question_answering_score,
-        "objects": regions["obj"],
-        "attributes": regions["attr"],
-        "features": regions["feat"],
-    }
-
-
-def visual_bert_outputs(model: Any, batch: seeded.Batch) -> Outputs:
-    inputs = texts(batch) | {
-        "visual_embeds": torch.from_numpy(batch.features),
-        "visual_attention_mask": torch.from_numpy(batch.region_mask).long(),
-    }
-    base, found = model.visual_bert(**inputs), model(**inputs)
-    text_len = batch.text_ids.shape[1]
-    return {
-        "text": base.last_hidden_state[:, :text_len],
-        "image": base.last_hidden_state[:, text_len:],
-        "text_pooled": base.pooler_output,
-        "token_logits": found.prediction_logits[:, :text_len],
-        "pair_logits": found.seq_relationship_logits,
-    }
-
-
-def vilt_outputs(model: Any, batch: seeded.Batch) -> Outputs:
+def vilt_outputs(model: Any, batch: Batch) -> Outputs:
     """The class puts patches in an order drawn by chance; with the draw held still it is their own."""
-    pixels = torch.from_numpy(image_of(model.config.image_size)).permute(0, 3, 1, 2)
+    pixels = batch["image"].permute(0, 3, 1, 2)
     in_order = pytest.MonkeyPatch()
     in_order.setattr(torch, "multinomial", lambda weights, count, **_: torch.arange(count))
     with in_order.context():
-        found = model(**texts(batch), pixel_values=pixels)
+        found = model(**texts_of(batch), pixel_values=pixels)
     in_order.undo()
-    text_len = batch.text_ids.shape[1]
+    text_len = batch["text_ids"].shape[1]
     return {
         "text": found.last_hidden_state[:, :text_len],
         "image": found.last_hidden_state[:, text_len:],
@@ -83,34 +47,18 @@ def vilt_outputs(model: Any, batch: seeded.Batch) -> Outputs:
     }
 
 
-def bert_outputs(model: Any, batch: seeded.Batch) -> Outputs:
-    inputs = texts(batch) | {"token_type_ids": torch.from_numpy(types_of(batch)).long()}
-    base, found = model.bert(**inputs), model(**inputs)
-    return {
-        "text": base.last_hidden_state,
-        "text_pooled": base.pooler_output,
-        "token_logits": found.prediction_logits,
-        "pair_logits": found.seq_relationship_logits,
-    }
+OUTPUTS = {**CLASSES, "ViltModel": vilt_outputs}
 
 
 class Reference(NamedTuple):
-    """One class: its sizes, what of a batch ours takes, and the outputs of theirs."""
+    """One class: its sizes, and what of a batch it takes."""
 
     format: Format
     cls: Any
     config: Any
     small: dict[str, Any]
     inputs: Callable[[seeded.Batch, Any], dict[str, Any]]
-    outputs: Callable[[Any, seeded.Batch], Any]
     num_parameters: int
-
-
-def texts(batch: seeded.Batch) -> dict[str, torch.Tensor]:
-    return {
-        "input_ids": torch.from_numpy(batch.text_ids).long(),
-        "attention_mask": torch.from_numpy(batch.text_mask).long(),
-    }
 
 
 def types_of(batch: seeded.Batch) -> np.ndarray:
@@ -149,7 +97,6 @@ REFERENCES = {
         | {"l_layers": 3, "r_layers": 2, "x_layers": 2, "visual_feat_dim": 13}
         | {"num_object_labels": 17, "num_attr_labels": 11, "num_qa_labels": 7},
         region_inputs,
-        lxmert_outputs,
         228_051_752,
     ),
     "visual_bert": Reference(
@@ -158,7 +105,6 @@ REFERENCES = {
         transformers.VisualBertConfig,
         SMALL | {"num_hidden_layers": 3, "visual_embedding_dim": 13, "layer_norm_eps": 1e-5},
         region_inputs,
-        visual_bert_outputs,
         110_895_164,
     ),
     "vilt": Reference(
@@ -167,7 +113,6 @@ REFERENCES = {
         transformers.ViltConfig,
         SMALL | {"num_hidden_layers": 3, "image_size": 15, "patch_size": 5, "layer_norm_eps": 1e-5},
         patch_inputs,
-        vilt_outputs,
         111_595_008,
     ),
     "bert": Reference(
@@ -176,7 +121,6 @@ REFERENCES = {
         transformers.BertConfig,
         SMALL | {"num_hidden_layers": 3, "hidden_act": "gelu_new", "layer_norm_eps": 1e-5},
         text_inputs,
-        bert_outputs,
         110_106_428,
     ),
 }
@@ -198,10 +142,12 @@ class Built:
     def errors(self, case: str) -> tuple[dict[str, float], float]:
         """Of every output relative to its norm, and the largest of all that is not padding."""
         batch = self._batch(case)
+        inputs = self.reference.inputs(batch, self.config)
         with torch.no_grad():
-            expected = {key: value.numpy() for key, value in self.reference.outputs(self.theirs, batch).items()}
+            theirs = OUTPUTS[self.reference.cls.__name__](self.theirs, tensors(inputs))
+        expected = {key: value.numpy() for key, value in theirs.items()}
         run = Run(self.model, filled(self.reference.format, self.model, self.weights))
-        streams, outputs = run(self.reference.inputs(batch, self.config))
+        streams, outputs = run(inputs)
         found = {key: outputs[key] if key in outputs else getattr(streams, key) for key in expected}
         assert outputs.keys() <= expected.keys(), "every output of ours has one of theirs"
         largest = max(float(np.abs(found[key] - expected[key]).max()) for key in expected)

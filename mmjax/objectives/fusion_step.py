@@ -1,0 +1,248 @@
+"""One step of a fusion model: the passes through the fusion, and every term that is read from them."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from mmjax.losses import contrastive
+from mmjax.losses.info_nce import clamped_log_scale
+from mmjax.losses.momentum import momentum_contrastive
+from mmjax.losses.pairs import answer_cross_entropy, pair_cross_entropy
+from mmjax.losses.regions import (
+    class_cross_entropy,
+    class_divergence,
+    feature_regression,
+    normalised_patches,
+    smooth_feature_regression,
+)
+from mmjax.losses.tokens import TokenTeacher, token_cross_entropy
+from mmjax.losses.transport import word_region_alignment
+from mmjax.models.fusion.model import Fusion, Tokens
+from mmjax.models.fusion.patches import PatchInput
+from mmjax.nn.bimodal import Streams
+from mmjax.nn.parameter import weight
+from mmjax.objectives.base import ObjectiveState
+from mmjax.objectives.fusion_terms import (
+    AlignTerm,
+    AnswerTerm,
+    ContrastTerm,
+    FollowTerm,
+    Form,
+    MatchTerm,
+    RegionTerm,
+    TermConfig,
+    TokenTerm,
+)
+from mmjax.objectives.negatives import Negatives, sample_negatives
+from mmjax.parallel.exchange import take_rows
+from mmjax.types import Array, Batch, Key, Mean
+
+Partner = Literal["own", "other image", "other text"]
+Values = dict[str, Mean]
+"""What the terms came to, and what is counted beside them, by name."""
+
+
+class Step:
+    """One step's passes through the fusion, each made once, and the terms that are read from them."""
+
+    def __init__(
+        self,
+        terms: Mapping[str, TermConfig],
+        model: Fusion,
+        embeddings: Any,
+        batch: Batch,
+        state: ObjectiveState,
+        key: Key | None,
+    ):
+        self._terms, self._model, self._batch, self._state = terms, model, batch, state
+        self._embeddings, self._key = embeddings, key
+        self._passes: dict[tuple[Form, Form, Partner], Streams] = {}
+        self._negatives: Negatives | None = None
+
+    def together(self, names: list[str]) -> Values:
+        """These terms; passes are shared among them, and forgotten afterwards, as they may be of one branch alone."""
+        self._passes, self._negatives = {}, None
+        found: Values = {}
+        for name in names:
+            kind, _, _ = name.partition("_")
+            found |= getattr(self, f"_{kind}")(name, self._terms[name])
+        self._passes, self._negatives = {}, None
+        return found
+
+    def _contrast(self, name: str, term: ContrastTerm) -> Values:
+        model, batch = self._model, self._batch
+        image, text = self._embeds()
+        log_scale = clamped_log_scale(model.log_scale[...], term.largest_scale)
+        if not term.queue_batches:
+            bias = jnp.zeros(())
+            mean = contrastive(image, text, log_scale, bias, batch["ids"], batch["weights"], kind="softmax")
+            return {name: mean}
+        taught = self._state["taught"]
+        pushed = taught["image"], taught["text"], self._state["queue"]
+        arguments = (log_scale, batch["ids"], batch["weights"])
+        return {name: momentum_contrastive(image, text, *pushed, *arguments, distillation=self._share(term))}
+
+    def _share(self, term: ContrastTerm) -> Array:
+        """That of the targets which the teacher has by now."""
+        share = jnp.asarray(term.distillation)
+        if not term.distillation_steps:
+            return share
+        return share * jnp.minimum(1.0, self._state["step"] / term.distillation_steps)
+
+    def _match(self, name: str, term: MatchTerm) -> Values:
+        partners: tuple[Partner, ...] = ("own", "other image")
+        if term.negatives == "hard":
+            partners = (*partners, "other text")
+        losses, correct = [], []
+        for partner in partners:
+            streams = self._fused(term.text, term.image, partner)
+            logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
+            matched = jnp.full_like(self._batch["ids"], partner == "own")
+            weights = self._batch["weights"] if partner == "own" else self._chosen().weights
+            losses.append(pair_cross_entropy(logits, matched, weights))
+            correct.append(Mean.of((jnp.argmax(logits, axis=-1) == matched).astype(jnp.float32), weights))
+        return {name: _merged(losses), f"{name}_accuracy": _merged(correct)}
+
+    def _tokens(self, name: str, term: TokenTerm) -> Values:
+        model = self._model
+        text = self._fused(term.text, term.image, "own").text
+        assert text is not None
+        assert model.token_head is not None
+        loss, correct = token_cross_entropy(
+            model.token_head.transform(text),
+            weight(model.text.tokens.table, text.dtype),
+            weight(model.token_head.bias, text.dtype),
+            self._embeddings["labels"],
+            self._batch["weights"],
+            vocab_size=model.config.text.vocab_size,
+            chunk=term.chunk,
+            max_labels=term.masking.max_labels,
+            teacher=self._token_teacher(term, text.dtype),
+        )
+        return {name: loss, f"{name}_accuracy": correct}
+
+    def _token_teacher(self, term: TokenTerm, dtype: DTypeLike) -> TokenTeacher | None:
+        if not term.distilled:
+            return None
+        teacher = teacher_of(self._model, self._state)
+        assert teacher.token_head is not None
+        contrast = self._terms["contrast"]
+        assert isinstance(contrast, ContrastTerm), "checked by FusionObjectiveConfig"
+        return TokenTeacher(
+            self._state["taught"]["words"],
+            weight(teacher.text.tokens.table, dtype),
+            weight(teacher.token_head.bias, dtype),
+            self._share(contrast),
+        )
+
+    def _region(self, name: str, term: RegionTerm) -> Values:
+        hidden, batch = self._embeddings["hidden"], self._batch
+        image = self._fused(term.text, term.image, "own").image
+        assert image is not None
+        # What stands before the regions, a class token or the whole image, is not predicted.
+        predicted = self._model.region_outputs(image[:, -hidden.shape[1] :])[term.output]
+        counted = batch["region_mask"] if term.everywhere and "region_mask" in batch else hidden | term.everywhere
+        counts = counted, batch["weights"]
+        match term.kind:
+            case "features":
+                regression = smooth_feature_regression if term.smooth else feature_regression
+                return {name: regression(predicted, batch["region_features"], *counts)}
+            case "classes":
+                labels, *confidence = (batch[field] for field in term.fields)
+                return {name: class_cross_entropy(predicted, labels, *counts, *confidence)}
+            case "divergence":
+                return {name: class_divergence(predicted, batch["region_probabilities"], *counts)}
+            case "pixels":
+                assert isinstance(self._model.image, PatchInput), "checked by check_model"
+                return {
+                    name: feature_regression(predicted, normalised_patches(self._model.image.pixels(batch)), *counts)
+                }
+
+    def _align(self, name: str, term: AlignTerm) -> Values:
+        return {name: _merged([self._alignment(term, partner) for partner in ("own", "other image")])}
+
+    def _alignment(self, term: AlignTerm, partner: Partner) -> Mean:
+        text, image = self._fused(term.text, term.image, partner)
+        assert text is not None
+        assert image is not None
+        own = partner == "own"
+        mask = self._tokens_of("image", term.image, partner).mask
+        weights = self._batch["weights"] if own else self._chosen().weights
+        everywhere = jnp.ones_like(image[..., 0], bool) if mask is None else mask
+        matched = jnp.full_like(self._batch["ids"], own, dtype=bool)
+        return word_region_alignment(text, image, self._batch["text_mask"], everywhere, matched, weights)
+
+    def _follows(self, name: str, term: FollowTerm) -> Values:
+        streams = self._fused(term.text, term.image, "own")
+        logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
+        follows, weights = self._batch["follows"], self._batch["weights"]
+        correct = Mean.of((jnp.argmax(logits, axis=-1) == follows).astype(jnp.float32), weights)
+        return {name: pair_cross_entropy(logits, follows, weights), f"{name}_accuracy": correct}
+
+    def _answers(self, name: str, term: AnswerTerm) -> Values:
+        streams = self._fused(term.text, term.image, "own")
+        assert self._model.answer_head is not None
+        logits = self._model.answer_head(self._model.pool(streams)["text"])
+        return {name: answer_cross_entropy(logits, self._batch["answers"], self._batch["weights"])}
+
+    def _fused(self, text: Form, image: Form, partner: Partner) -> Streams:
+        wanted = text, image, partner
+        if wanted not in self._passes:
+            of_image = None if self._model.image is None else self._tokens_of("image", image, partner)
+            tokens = self._tokens_of("text", text, partner), of_image
+            self._passes[wanted] = self._model.fuse(*tokens, self._pass_key("/".join(wanted)))
+        return self._passes[wanted]
+
+    def _tokens_of(self, stream: Literal["text", "image"], form: Form, partner: Partner) -> Tokens:
+        tokens: Tokens = self._embeddings[f"{stream} {form}"]
+        if partner != f"other {stream}":
+            return tokens
+        chosen = self._chosen()
+        indices = chosen.image_for_text if stream == "image" else chosen.text_for_image
+        mask = {} if tokens.mask is None else {"mask": tokens.mask}
+        taken = take_rows({"tokens": tokens.tokens, **mask}, indices)
+        return Tokens(taken["tokens"], taken.get("mask"))
+
+    def _chosen(self) -> Negatives:
+        if self._negatives is None:
+            match = self._terms["match"]
+            assert isinstance(match, MatchTerm), "checked by FusionObjectiveConfig"
+            batch, mode = self._batch, match.negatives
+            hard = mode == "hard"
+            # Drawn without looking, nothing of them is read.
+            embeds = self._embeds() if hard else (batch["weights"][:, None],) * 2
+            log_scale = self._model.log_scale[...] if hard else 0.0
+            key = always(self._pass_key("negatives"))
+            self._negatives = sample_negatives(*embeds, log_scale, batch["ids"], batch["weights"], key, mode=mode)
+        return self._negatives
+
+    def _embeds(self) -> tuple[Array, Array]:
+        """Of image and text (b, e)."""
+        image, text = self._embeddings["image plain"], self._embeddings["text plain"]
+        return self._model.embed_image(image), self._model.embed_text(text)
+
+    def _pass_key(self, name: str) -> Key | None:
+        """A key for each use, by its name."""
+        return None if self._key is None else jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+
+
+def always(key: Key | None) -> Key:
+    """What is drawn even where nothing is dropped out."""
+    return jax.random.key(0) if key is None else key
+
+
+def _merged(means: list[Mean]) -> Mean:
+    total = means[0]
+    for mean in means[1:]:
+        total = total.merge(mean)
+    return total
+
+
+def teacher_of(model: Fusion, state: ObjectiveState) -> Fusion:
+    teacher: Fusion = nnx.merge(nnx.split(model)[0], state["teacher"])
+    return teacher
