@@ -41,4 +41,4 @@ def get_config() -> ml_collections.ConfigDict:
         regions=(RegionTerm(kind="pixels", rate=0.25, weight=0.5),),
         align=AlignTerm(),
     )
-    return fusion_experiment(model, objective, num_steps=250).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=340).to_config_dict()

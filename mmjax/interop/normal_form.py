@@ -33,6 +33,9 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     if form.get("causal") and form.get("pool") == "eot":
         # Padding stands behind the end of text, where a causal token cannot look.
         form["use_mask"] = False
+    if not form.get("embed_dim"):
+        # Nothing reads what would be pooled.
+        form.pop("embed_pool", None)
     if "image_size" in form and form.get("image_width") is None:
         form["image_width"] = form["image_size"]
     if "groups" in form:

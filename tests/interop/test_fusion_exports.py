@@ -60,6 +60,7 @@ def test_a_class_expresses_its_own_kind_and_refuses_all_others(name: str) -> Non
             r"shared\); 1 x \(text sees text and image sees image\)' \(only '2 x",
         ),
         ("reference", "albef", {"image_tower_norm": False}, r"ALBEF cannot express image_tower_norm = False"),
+        ("reference", "albef", {"embed_pool": "mean"}, r"ALBEF cannot express embed_pool = 'mean'"),
         ("huggingface", "albef", {}, "ViltModel cannot express .* and [0-9]+ more: "),
         ("reference", "bert", {}, "cannot express image = 'none'"),
     ],

@@ -167,6 +167,14 @@ def built(model: FusionConfig) -> Fusion:
     return nnx.merge(graph, jax.tree.map(jnp.asarray, params_of(model)))
 
 
+def test_the_mean_of_tokens_is_of_those_that_may_be_seen() -> None:
+    rng = np.random.default_rng(0)
+    x, seen = rng.normal(size=(3, 5, 4)).astype(np.float32), np.arange(5) < np.asarray([[5], [2], [0]])
+    means = np.stack([np.float64(row[mask]).sum(0) / max(mask.sum(), 1) for row, mask in zip(x, seen, strict=True)])
+    for mask, expected in ((jnp.asarray(seen), means), (None, x.mean(1))):
+        np.testing.assert_allclose(Tokens(jnp.asarray(x), mask).mean(), expected, rtol=LAYER, atol=1e-7)
+
+
 def test_dropout_needs_a_key_and_repeats_with_it() -> None:
     noisy = published.uniter(replace(SIZE, dropout_rate=0.3, attention_dropout_rate=0.2), WORDS, **REGIONS)
     fusion, batch = built(noisy), batch_of()

@@ -102,7 +102,7 @@ OBJECTIVES: dict[str, tuple[FusionConfig, FusionObjectiveConfig]] = {
             answers=AnswerTerm(text="masked", image="masked"),
         ),
     ),
-    "undrawn": (ALBEF, FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm())),
+    "undrawn": (replace(ALBEF, embed_pool="mean"), FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm())),
 }
 
 

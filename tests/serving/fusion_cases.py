@@ -83,6 +83,7 @@ def unlike_any() -> FusionConfig:
         pooler=PoolerConfig(("image", "text")),
         heads=heads,
         embed_dim=6,
+        embed_pool="mean",
     )
 
 

@@ -56,7 +56,7 @@ FUSION: Fields = {
     "concat": CONCAT,
     "pooler": POOLER,
     "heads": HEADS,
-    **_values("modality_types", "image_tower_norm", "final_norm", "embed_dim", "log_scale"),
+    **_values("modality_types", "image_tower_norm", "final_norm", "embed_dim", "embed_pool", "log_scale"),
     **_values("pair_dropout_rate", "compute_dtype"),
 }
 

@@ -25,6 +25,13 @@ class Tokens(NamedTuple):
     tokens: Tensor
     mask: Tensor | None
 
+    def mean(self) -> Tensor:
+        """(b, d), of the tokens that may be seen."""
+        if self.mask is None:
+            return self.tokens.mean(1)
+        seen = self.mask[..., None].to(self.tokens.dtype)
+        return (self.tokens * seen).sum(1) / seen.sum(1).clamp(min=1)
+
 
 class Fusion(nn.Module):
     """heads(fusion(towers(inputs))).
@@ -103,12 +110,15 @@ class Fusion(nn.Module):
         return Streams(*(x if x is None else self.final_norm(x) for x in streams))
 
     def embed_text(self, text: Tokens) -> Tensor:
-        """float32 (b, e) of length 1, from the first token behind the tower."""
-        return _normalised(self.text_projection(text.tokens[:, 0]))
+        """float32 (b, e) of length 1, from what the tower gives."""
+        return _normalised(self.text_projection(self._pooled(text)))
 
     def embed_image(self, image: Tokens) -> Tensor:
-        """float32 (b, e) of length 1, from the first token behind the tower."""
-        return _normalised(self.image_projection(image.tokens[:, 0]))
+        """float32 (b, e) of length 1, from what the tower gives."""
+        return _normalised(self.image_projection(self._pooled(image)))
+
+    def _pooled(self, tokens: Tokens) -> Tensor:
+        return tokens.tokens[:, 0] if self.config.embed_pool == "first" else tokens.mean()
 
     def pool(self, streams: Streams) -> Outputs:
         """What the poolers give, by stream."""
