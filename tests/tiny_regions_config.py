@@ -20,7 +20,6 @@ from tests.data import tiny_regions
 from tests.tiny_fusion_config import MASK_ID, SPECIAL_IDS, WORDS
 
 TEXT_LEN = WORDS.context_len
-
 SIZE = Size(width=16, depth=1, num_heads=2, mlp_dim=16, dropout_rate=0.0, attention_dropout_rate=0.0)
 REGIONS = {"feature_dim": tiny_regions.FEATURE_DIM, "num_classes": tiny_regions.NUM_CLASSES}
 

@@ -16,7 +16,7 @@ from mmjax.models.fusion.model import Fusion, FusionConfig
 from mmjax.models.fusion.patches import PatchInputConfig
 from mmjax.nn.dropout import split
 from mmjax.objectives.base import Embeddings, ObjectiveConfig, ObjectiveState
-from mmjax.objectives.fusion_step import Step, Values, always, teacher_of
+from mmjax.objectives.fusion_step import Step, Values, key_or_fixed, teacher_of
 from mmjax.objectives.fusion_terms import (
     AlignTerm,
     AnswerTerm,
@@ -171,11 +171,11 @@ class FusionObjective:
         if "plain" in self._forms("image") and model.image is not None:
             found["image plain"] = model.encode_image(batch, image_key)
         if "masked" in self._forms("text"):
-            ids, found["labels"] = self._masked_text(model, batch, always(mask_key))
+            ids, found["labels"] = self._masked_text(model, batch, key_or_fixed(mask_key))
             found["text masked"] = model.encode_text(ids, batch["text_mask"], masked_text_key, types)
             found["masked ids"] = ids
         if "masked" in self._forms("image"):
-            found["hidden"] = self._hidden(model, batch, always(hide_key))
+            found["hidden"] = self._hidden(model, batch, key_or_fixed(hide_key))
             found["image masked"] = model.encode_image(batch, masked_image_key, found["hidden"])
         return found
 
@@ -200,7 +200,7 @@ class FusionObjective:
         self, model: Fusion, embeddings: Embeddings, batch: Batch, state: ObjectiveState, key: Key | None
     ) -> tuple[Loss, ObjectiveState]:
         """The sum of all terms, or the one that is drawn."""
-        draw_key, step_key = jax.random.split(always(key))
+        draw_key, step_key = jax.random.split(key_or_fixed(key))
         state = self._taught(model, embeddings, batch, state)
         terms = self.config.terms
         step = Step(terms, model, embeddings, batch, state, step_key if key is not None else None)

@@ -100,13 +100,19 @@ class Step:
             partners = (*partners, "other text")
         losses, correct = [], []
         for partner in partners:
-            streams = self._fused(term.text, term.image, partner)
-            logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
             matched = jnp.full_like(self._batch["ids"], partner == "own")
             weights = self._batch["weights"] if partner == "own" else self._chosen().weights
-            losses.append(pair_cross_entropy(logits, matched, weights))
-            correct.append(Mean.of((jnp.argmax(logits, axis=-1) == matched).astype(jnp.float32), weights))
+            loss, right = self._judged(term, partner, matched, weights)
+            losses.append(loss)
+            correct.append(right)
         return {name: _merged(losses), f"{name}_accuracy": _merged(correct)}
+
+    def _judged(self, term: TermConfig, partner: Partner, labels: Array, weights: Array) -> tuple[Mean, Mean]:
+        """Of the pair's head: the cross-entropy, and how often it is right."""
+        streams = self._fused(term.text, term.image, partner)
+        logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
+        right = Mean.of((jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32), weights)
+        return pair_cross_entropy(logits, labels, weights), right
 
     def _tokens(self, name: str, term: TokenTerm) -> Values:
         model = self._model
@@ -178,11 +184,8 @@ class Step:
         return word_region_alignment(text, image, self._batch["text_mask"], everywhere, matched, weights)
 
     def _follows(self, name: str, term: FollowTerm) -> Values:
-        streams = self._fused(term.text, term.image, "own")
-        logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
-        follows, weights = self._batch["follows"], self._batch["weights"]
-        correct = Mean.of((jnp.argmax(logits, axis=-1) == follows).astype(jnp.float32), weights)
-        return {name: pair_cross_entropy(logits, follows, weights), f"{name}_accuracy": correct}
+        loss, correct = self._judged(term, "own", self._batch["follows"], self._batch["weights"])
+        return {name: loss, f"{name}_accuracy": correct}
 
     def _answers(self, name: str, term: AnswerTerm) -> Values:
         streams = self._fused(term.text, term.image, "own")
@@ -217,7 +220,7 @@ class Step:
             # Drawn without looking, nothing of them is read.
             embeds = self._embeds() if hard else (batch["weights"][:, None],) * 2
             log_scale = self._model.log_scale[...] if hard else 0.0
-            key = always(self._pass_key("negatives"))
+            key = key_or_fixed(self._pass_key("negatives"))
             self._negatives = sample_negatives(*embeds, log_scale, batch["ids"], batch["weights"], key, mode=mode)
         return self._negatives
 
@@ -231,8 +234,8 @@ class Step:
         return None if self._key is None else jax.random.fold_in(self._key, zlib.crc32(name.encode()))
 
 
-def always(key: Key | None) -> Key:
-    """What is drawn even where nothing is dropped out."""
+def key_or_fixed(key: Key | None) -> Key:
+    """A key for what is drawn even where nothing is dropped out."""
     return jax.random.key(0) if key is None else key
 
 
@@ -244,5 +247,6 @@ def _merged(means: list[Mean]) -> Mean:
 
 
 def teacher_of(model: Fusion, state: ObjectiveState) -> Fusion:
+    """The model with the parameters of the teacher that the state holds."""
     teacher: Fusion = nnx.merge(nnx.split(model)[0], state["teacher"])
     return teacher

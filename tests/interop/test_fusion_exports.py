@@ -76,6 +76,11 @@ def test_the_same_layers_are_the_same_model_however_they_are_held() -> None:
     function = as_function(Spec(model, None))
     assert as_function(Spec(replace(model, fusion=replace(model.fusion, groups=apart)), None)) == function
     assert as_function(Spec(replace(model, pair_dropout_rate=0.0, log_scale=1.0), None)) == function
+    # Nothing reads what would be pooled for a space that it does not have.
+    assert as_function(Spec(replace(model, embed_pool="mean"), None)) == function
+    assert as_function(Spec(replace(model, embed_pool="mean", embed_dim=8), None)) != as_function(
+        Spec(replace(model, embed_dim=8), None)
+    )
     for change in ({"inner_width": 48}, {"num_heads": 2}, {"image_mlp": False}):
         other = (replace(apart[0], layers=(replace(apart[0].layers[0], **change),)), *apart[1:])
         assert as_function(Spec(replace(model, fusion=replace(model.fusion, groups=other)), None)) != function
