@@ -152,8 +152,7 @@ class Step:
         assert image is not None
         # What stands before the regions, a class token or the whole image, is not predicted.
         predicted = self._model.region_outputs(image[:, -hidden.shape[1] :])[term.output]
-        counted = batch["region_mask"] if term.everywhere and "region_mask" in batch else hidden | term.everywhere
-        counts = counted, batch["weights"]
+        counts = self._there(hidden) if term.everywhere else hidden, batch["weights"]
         match term.kind:
             case "features":
                 regression = smooth_feature_regression if term.smooth else feature_regression
@@ -168,6 +167,11 @@ class Step:
                 return {
                     name: feature_regression(predicted, normalised_patches(self._model.image.pixels(batch)), *counts)
                 }
+
+    def _there(self, hidden: Array) -> Array:
+        """Bool (b, p), True for the regions that a detector found, and for every patch."""
+        assert self._model.config.image is not None
+        return jnp.ones_like(hidden) if self._model.config.image.num_parts else self._batch["region_mask"]
 
     def _align(self, name: str, term: AlignTerm) -> Values:
         return {name: _merged([self._alignment(term, partner) for partner in ("own", "other image")])}

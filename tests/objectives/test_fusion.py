@@ -23,6 +23,7 @@ from mmjax.losses.regions import (
     class_cross_entropy,
     class_divergence,
     feature_regression,
+    normalised_patches,
     smooth_feature_regression,
 )
 from mmjax.models.fusion import published
@@ -192,11 +193,15 @@ def test_microbatches_give_the_gradient_of_the_whole_batch() -> None:
     assert above(relative_errors(grads, expected_grads), LAYER) == {}
 
 
+@functools.cache
+def model_of(name: str) -> Fusion:
+    return OBJECTIVES[name][0].build(jax.random.key(0))
+
+
 def step_of(name: str) -> tuple[Fusion, Any, Any, Any]:
     """A model, what it made of the batch, its loss, and the batch."""
-    model, objective = OBJECTIVES[name]
-    fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
-    built = objective.build()
+    fusion, batch = model_of(name), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    built = OBJECTIVES[name][1].build()
     embeddings = built.encode(fusion, batch, jax.random.key(1))
     loss, _ = built.loss(fusion, embeddings, batch, {}, jax.random.key(2))
     return fusion, embeddings, loss, batch
@@ -263,20 +268,43 @@ def test_matches_are_of_pairs_and_of_others() -> None:
     """With one negative that is possible for each, the loss is that of rows put together by hand."""
     model, objective = ALBEF, FusionObjectiveConfig(match=MatchTerm())
     fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    # A head that says no to all pairs, so that what is right can be told from what is wrong.
+    fusion.pair_head.bias[...] = jnp.asarray([1.0, 0.0])
     # Two pairs: each is the only negative of the other.
     batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
     built = objective.build()
-    loss, _ = built.loss(fusion, built.encode(fusion, batch, None), batch, {}, jax.random.key(0))
+    embeddings = built.encode(fusion, batch, None)
+    loss, _ = built.loss(fusion, embeddings, batch, {}, jax.random.key(0))
     swapped = jnp.asarray([1, 0, 2, 3, 4, 5, 6, 7])
     other = batch | {"image": batch["image"][swapped]}
-    parts = [
-        pair_cross_entropy(fusion(rows)[1]["pair_logits"], jnp.full(NUM_ROWS, matched), batch["weights"])
-        for rows, matched in ((batch, 1), (other, 0), (other, 0))
-    ]
+    right, wrong = (fusion(rows)[1]["pair_logits"] for rows in (batch, other))
+    judged = (right, 1), (wrong, 0), (wrong, 0)
+    parts = [pair_cross_entropy(x, jnp.full(NUM_ROWS, matched), batch["weights"]) for x, matched in judged]
     # The text for an image is the other way round, and so the same two pairs.
     expected = sum(float(part.sum) for part in parts) / sum(float(part.count) for part in parts)
     assert float(loss.total.value) == pytest.approx(expected, rel=LAYER)
-    assert float(loss.terms["match_accuracy"].count) == 6
+    accuracy = loss.terms["match_accuracy"]
+    assert (float(accuracy.sum), float(accuracy.count)) == (4, 6)
+    # Where all belong together nothing can be put beside a row that does not: right pairs alone count.
+    alone, _ = built.loss(fusion, embeddings, batch | {"ids": batch["ids"] * 0}, {}, jax.random.key(0))
+    assert float(alone.terms["match_accuracy"].count) == 2
+    assert above(relative_errors(alone.total.value, parts[0].value), LAYER) == {}
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_pixels_are_of_the_patches_behind_the_class_token(everywhere: bool) -> None:
+    objective = FusionObjectiveConfig(regions=(RegionTerm(kind="pixels", rate=0.5, everywhere=everywhere),))
+    fusion, batch = model_of("albef"), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    built = objective.build()
+    embeddings = built.encode(fusion, batch, jax.random.key(1))
+    loss, _ = built.loss(fusion, embeddings, batch, {}, None)
+    image = fusion.fuse(embeddings["text plain"], embeddings["image masked"]).image
+    assert image.shape[1] == 1 + embeddings["hidden"].shape[1]
+    predicted, hidden = fusion.region_outputs(image[:, 1:])["pixels"], embeddings["hidden"]
+    target = normalised_patches(fusion.image.pixels(batch))
+    counted = jnp.ones_like(hidden) if everywhere else hidden
+    expected = feature_regression(predicted, target, counted, batch["weights"])
+    assert above(relative_errors(loss.terms["region_pixels"], expected), LAYER) == {}
 
 
 def test_the_contrast_is_that_of_the_towers() -> None:
