@@ -26,6 +26,7 @@ from mmjax.losses.regions import (
     normalised_patches,
     smooth_feature_regression,
 )
+from mmjax.losses.transport import word_region_alignment
 from mmjax.models.fusion import published
 from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
 from mmjax.models.fusion.model import Fusion, FusionConfig
@@ -289,6 +290,24 @@ def test_matches_are_of_pairs_and_of_others() -> None:
     alone, _ = built.loss(fusion, embeddings, batch | {"ids": batch["ids"] * 0}, {}, jax.random.key(0))
     assert float(alone.terms["match_accuracy"].count) == 2
     assert above(relative_errors(alone.total.value, parts[0].value), LAYER) == {}
+
+
+def test_words_come_close_to_their_image_and_part_from_another() -> None:
+    objective = FusionObjectiveConfig(match=MatchTerm(negatives="random"), align=AlignTerm())
+    fusion, batch = model_of("uniter"), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    # Two pairs: each image is the only other one of each text.
+    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+    built = objective.build()
+    loss, _ = built.loss(fusion, built.encode(fusion, batch, None), batch, {}, jax.random.key(0))
+    swapped = jnp.asarray([1, 0, 2, 3, 4, 5, 6, 7])
+    image = fusion.encode_image(batch)
+    parts = []
+    for matched, rows in ((True, jnp.arange(NUM_ROWS)), (False, swapped)):
+        beside = image._replace(tokens=image.tokens[rows], mask=image.mask[rows])
+        streams = fusion.fuse(fusion.encode_text(batch["text_ids"], batch["text_mask"]), beside)
+        masks = batch["text_mask"], beside.mask
+        parts.append(word_region_alignment(*streams, *masks, jnp.full(NUM_ROWS, matched), batch["weights"]))
+    assert above(relative_errors(loss.terms["align"], parts[0].merge(parts[1])), LAYER) == {}
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
