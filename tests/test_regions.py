@@ -8,20 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmjax import ending, evaluate, train
+from mmjax import ending, evaluate, export, prove, train
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
 from mmjax.report import __main__ as report
 from mmjax.training.jsonl import read_lines
 from tests.data import tiny_regions
+from tests.interop.exported import proven_without
 
 CONFIG = Path(__file__).parent / "tiny_regions_config.py"
 
 
-def test_a_run_on_regions_from_its_data_to_its_report(tmp_path, shared_compilations):
-    folder, workdir = tiny_regions.write(tmp_path / "data"), tmp_path / "run"
-    assert ending.status(train.main, [f"--config={CONFIG}", f"--workdir={workdir}", f"--data=tfds:{folder}"]) == 0
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, shared_compilations) -> Path:
+    folder, place = tiny_regions.write(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("runs") / "run"
+    assert ending.status(train.main, [f"--config={CONFIG}", f"--workdir={place}", f"--data=tfds:{folder}"]) == 0
+    return place
+
+
+def test_a_run_on_regions_from_its_data_to_its_report(workdir):
     terms = {"contrast", "match", "tokens", "region_features", "region_classes", "region_divergence", "answers"}
     for line in read_lines(workdir / "metrics.jsonl"):
         assert np.isfinite([line[f"loss/{name}"] for name in terms]).all()
@@ -34,6 +40,17 @@ def test_a_run_on_regions_from_its_data_to_its_report(tmp_path, shared_compilati
     assert ending.status(report.main, [f"--workdir={workdir}"]) == 0
     assert (workdir / "report.html").exists()
     assert not list(workdir.glob("gallery*"))
+
+
+def test_it_is_exported_and_proven_on_regions(workdir, tmp_path):
+    """With the regions, boxes and masks of a sample, in a process that has no JAX."""
+    pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
+    export.main([f"--workdir={workdir}", f"--out={tmp_path}", "--no-proof"])
+    result = proven_without("jax", tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / prove.PARITY).read_text())["outputs"]
+    assert {"text", "image", "answer_logits"} <= found.keys()
+    assert max(output["max"] for output in found.values()) < 1e-4
 
 
 def experiment() -> Experiment:

@@ -58,6 +58,17 @@ def test_activations():
         assert np.allclose(ACTIVATIONS[name](x.astype(np.float32)), values, atol=LAYER), name
 
 
+def test_gelu_has_the_slope_of_its_formula_and_computes_in_float32():
+    x = np.linspace(-4, 4, 33)
+    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    expected = np.asarray([(1 + math.erf(value / math.sqrt(2))) / 2 for value in x]) + x * density
+    slope = jax.vmap(jax.grad(ACTIVATIONS["gelu"]))
+    assert np.allclose(slope(x.astype(np.float32)), expected, atol=LAYER)
+    coarse = x.astype(jnp.bfloat16)
+    for function in (ACTIVATIONS["gelu"], slope):
+        assert np.array_equal(function(coarse), function(coarse.astype(np.float32)).astype(jnp.bfloat16))
+
+
 def test_take_position_ignores_the_others():
     x = random(2, 3, 4)
     x[0, 0] = np.nan
