@@ -69,6 +69,16 @@ def test_gelu_has_the_slope_of_its_formula_and_computes_in_float32():
         assert np.array_equal(function(coarse), function(coarse.astype(np.float32)).astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "quick_gelu"])
+def test_activations_keep_their_input_alone_for_the_gradient(name):
+    x = random(2, 3).astype(jnp.bfloat16)
+    _, pullback = jax.vjp(ACTIVATIONS[name], x)
+    kept = [leaf for leaf in jax.tree.leaves(pullback) if np.size(leaf) > 1]
+    assert len(kept) == 1
+    assert kept[0].dtype == x.dtype
+    assert np.array_equal(kept[0], x)
+
+
 def test_take_position_ignores_the_others():
     x = random(2, 3, 4)
     x[0, 0] = np.nan
