@@ -1,10 +1,12 @@
 """Multi-head attention with its heads split over the tensor axis."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from mmjax.nn.dropout import dropout
 from mmjax.nn.linear import Linear
@@ -73,7 +75,27 @@ def attention_shares(queries: Array, keys: Array, mask: Array | None = None) -> 
     scores = products.astype(jnp.float32) / math.sqrt(queries.shape[-1])
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
-    return jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+    return _softmax(scores, queries.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(scores: Array, dtype: DTypeLike) -> Array:
+    """Over the last axis, in float32; for the gradient it keeps what it gives, in `dtype`, and nothing else."""
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _softmax_forward(scores: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    shares = _softmax(scores, dtype)
+    return shares, shares
+
+
+def _softmax_backward(dtype: DTypeLike, kept: Array, cotangent: Array) -> tuple[Array]:
+    shares = kept.astype(jnp.float32)
+    weighted = shares * cotangent.astype(jnp.float32)
+    return (weighted - shares * jnp.sum(weighted, axis=-1, keepdims=True),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def causal_mask(length: int) -> Array:

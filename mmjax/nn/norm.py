@@ -1,5 +1,7 @@
 """Normalisation over the last axes, always in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,11 +29,40 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., size) -> the same shape and dtype; the arithmetic is float32."""
-        x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=self.axes, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=self.axes, keepdims=True) + self.eps)
-        y = centred * inverse * weight(self.scale, jnp.float32) + weight(self.bias, jnp.float32)
-        return y.astype(x.dtype)
+        return _normalised(x, weight(self.scale, jnp.float32), weight(self.bias, jnp.float32), self.axes, self.eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalised(x: Array, scale: Array, bias: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """See `LayerNorm`; for the gradient x is kept in its own dtype, and no array of its size in float32."""
+    return _normalised_forward(x, scale, bias, axes, eps)[0]
+
+
+def _normalised_forward(
+    x: Array, scale: Array, bias: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    x32 = x.astype(jnp.float32)
+    mean = jnp.mean(x32, axis=axes, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32 - mean), axis=axes, keepdims=True) + eps)
+    return ((x32 - mean) * inverse * scale + bias).astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _normalised_backward(
+    axes: tuple[int, ...], eps: float, kept: tuple[Array, Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    """With n what is normalised and g the cotangent times the scale: (g - mean(g) - n mean(g n)) / deviation."""
+    x, scale, mean, inverse = kept
+    cotangent = cotangent.astype(jnp.float32)
+    normalised, inward = (x.astype(jnp.float32) - mean) * inverse, cotangent * scale
+    common = jnp.mean(inward, axis=axes, keepdims=True)
+    along = jnp.mean(inward * normalised, axis=axes, keepdims=True)
+    by_x = inverse * (inward - common - normalised * along)
+    positions = tuple(range(x.ndim - 1))
+    by_scale, by_bias = (jnp.sum(part, axis=positions) for part in (cotangent * normalised, cotangent))
+    return by_x.astype(x.dtype), by_scale, by_bias
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
 class BatchNorm(nnx.Module):
