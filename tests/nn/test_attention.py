@@ -40,6 +40,27 @@ def test_attention_equals_the_reference(masked):
     assert above(relative_errors(ours, expected), LAYER) == {}
 
 
+def test_shares_have_the_slope_of_a_softmax_and_alone_are_kept_for_it():
+    queries, keys = np.random.default_rng(0).normal(size=(2, 2, 3, HEADS, 4)).astype(np.float32)
+    mask, cotangent = source_mask(jnp.asarray([[True, True, False], [True, False, True]])), jnp.cos(jnp.arange(36.0))
+    cotangent = cotangent.reshape(2, HEADS, 3, 3)
+
+    def ours(queries, keys):
+        return jnp.sum(cotangent * attention_shares(queries, keys, mask))
+
+    def formula(queries, keys):
+        weights = jnp.where(mask, jnp.exp(jnp.einsum("btnh,bsnh->bnts", queries, keys) / 2), 0)
+        return jnp.sum(cotangent * weights / jnp.sum(weights, axis=-1, keepdims=True))
+
+    found, expected = (jax.grad(function, (0, 1))(queries, keys) for function in (ours, formula))
+    assert above(relative_errors(found, expected), LAYER) == {}
+    halves = [x.astype(jnp.bfloat16) for x in (queries, keys)]
+    _, pullback = jax.vjp(attention_shares, *halves)
+    kept = [leaf for leaf in jax.tree.leaves(pullback) if np.shape(leaf) == cotangent.shape]
+    assert len(kept) == 1
+    assert kept[0].dtype == jnp.bfloat16
+
+
 def test_a_causal_token_does_not_see_what_follows():
     x = np.random.default_rng(0).normal(size=(1, 4, WIDTH)).astype(np.float32)
     changed = x.copy()

@@ -16,7 +16,7 @@ from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
 from mmjax.nn.parameter import num_parameters
 from mmjax.nn.pooling import ConcatPool, MapPool, masked_mean, take_position
 from mmjax.nn.stem import ConvStage, ConvStem, patches_of
-from tests.tolerances import LAYER
+from tests.tolerances import LAYER, above, relative_errors
 
 
 def random(*shape: int) -> np.ndarray:
@@ -36,6 +36,34 @@ def test_layer_norm_computes_in_float32():
     norm = LayerNorm(jax.random.key(0), 16)
     assert norm(x).dtype == jnp.bfloat16
     assert np.array_equal(norm(x), norm(x.astype(np.float32)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(("num_axes", "shape"), [(1, (3, 5, 16)), (3, (2, 3, 4, 16))])
+def test_layer_norm_has_the_slope_of_its_formula(num_axes, shape):
+    x, cotangent = random(2, *shape)
+    norm = LayerNorm(jax.random.key(0), 16, eps=1e-2, num_axes=num_axes)
+    graph, state = nnx.split(norm)
+    params = {"scale": random(16) + 2, "bias": random(16)}
+    axes = tuple(range(-num_axes, 0))
+
+    def formula(params, x):
+        mean, variance = (function(x, axis=axes, keepdims=True) for function in (jnp.mean, jnp.var))
+        return jnp.sum(cotangent * ((x - mean) / jnp.sqrt(variance + 1e-2) * params["scale"] + params["bias"]))
+
+    def ours(params, x):
+        filled = jax.tree.unflatten(jax.tree.structure(nnx.to_pure_dict(state)), jax.tree.leaves(params))
+        return jnp.sum(cotangent * nnx.merge(graph, filled)(x))
+
+    found, expected = (jax.grad(function, (0, 1))(params, x) for function in (ours, formula))
+    assert above(relative_errors(found, expected), LAYER) == {}
+
+
+def test_layer_norm_keeps_its_input_alone_for_the_gradient():
+    x = random(2, 3, 16).astype(jnp.bfloat16)
+    _, pullback = jax.vjp(LayerNorm(jax.random.key(0), 16), x)
+    kept = [leaf for leaf in jax.tree.leaves(pullback) if np.shape(leaf) == x.shape]
+    assert len(kept) == 1
+    assert kept[0].dtype == x.dtype
 
 
 def test_normalised_vectors_have_length_one_and_zero_stays_zero():
