@@ -1,11 +1,12 @@
-"""What activations that keep their input alone save, by the compiler's own account: memory and cycles.
+"""What layers save that keep little for the gradient, by the compiler's own account: memory and cycles.
 
-    python benchmarks/activation_memory.py [--batch 32 --length 197 --width 768 --depth 12 --dtype bfloat16]
-                                           [--topology v5e:2x2 --json FILE]
+    python benchmarks/layer_memory.py [--batch 32 --length 197 --width 768 --heads 12 --depth 12]
+                                      [--topology v5e:2x2 --json FILE]
 
-Value and gradient of a scan over feed-forward layers on one chip, without rematerialisation, with the activations of
-`nn.mlp` and with the same formulas as `jax.nn` differentiates them, are compiled for a real TPU topology without a TPU
-(`pip install -r requirements-plan.txt`). Cycles are the compiler's estimate, and too high for vector operations.
+Value and gradient of a scan over Transformer layers on one chip, without rematerialisation, are compiled for a real TPU
+topology without a TPU (`pip install -r requirements-plan.txt`): of `nn.block`, whose norms, softmax and activations
+keep one array each, and of the same formulas as JAX differentiates them. Cycles are the compiler's estimate, and too
+high for vector operations.
 """
 
 import argparse
@@ -20,14 +21,18 @@ os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LI
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.experimental import topologies
 
-from mmjax.nn import mlp
+from mmjax.nn.block import Block, BlockConfig
+from mmjax.nn.mlp import Activation
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.parallel.rules import batch_sharding, replicated
 from mmjax.training.hlo import Program
 from mmjax.types import Array
 
-Activation = Callable[[Array], Array]
-PLAIN: dict[str, Activation] = {
+Layer = Callable[[Any, Array], Array]
+PLAIN: dict[Activation, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -37,46 +42,86 @@ PLAIN: dict[str, Activation] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     rows = []
-    print("| activation | by | peak MiB | 10^6 cycles |\n| --- | --- | --- | --- |")
-    for name, plain in PLAIN.items():
-        for by, activation in (("jax.nn", plain), ("mmjax", getattr(mlp, name))):
-            peak, cycles = costs(activation, options)
-            rows.append({"activation": name, "by": by, "peak_bytes": peak, "estimated_cycles": cycles})
-            print(f"| {name} | {by} | {peak / 2**20:.0f} | {cycles / 1e6:.1f} |", flush=True)
+    print("| activation | dtype | by | peak MiB | 10^6 cycles |\n| --- | --- | --- | --- | --- |")
+    for activation in PLAIN:
+        forms, params = layers(BlockConfig(options.width, options.heads, 4 * options.width, activation))
+        for dtype in ("bfloat16", "float32"):
+            for by, layer in forms.items():
+                peak, cycles = costs(layer, params, dtype, options)
+                facts = {"activation": activation, "dtype": dtype, "by": by}
+                rows.append(facts | {"peak_bytes": peak, "estimated_cycles": cycles})
+                cells = (*facts.values(), f"{peak / 2**20:.0f}", f"{cycles / 1e6:.0f}")
+                print("| " + " | ".join(cells) + " |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 32), ("length", 197), ("width", 768), ("depth", 12)):
+    for name, default in (("batch", 32), ("length", 197), ("width", 768), ("heads", 12), ("depth", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args(arguments)
 
 
-def costs(activation: Activation, options: argparse.Namespace) -> tuple[int, int]:
+def layers(config: BlockConfig) -> tuple[dict[str, Layer], Any]:
+    """The same layer in both forms, by whom it is differentiated, and its abstract parameters."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: Block(config, jax.random.key(0))))
+
+    def ours(params: Any, x: Array) -> Array:
+        y: Array = nnx.merge(graph, params)(x)
+        return y
+
+    return {"JAX": plain_layer(config.activation), "mmjax": ours}, nnx.to_pure_dict(params)
+
+
+def plain_layer(activation: Activation) -> Layer:
+    """`Block` with its norms first, and nothing said of what is kept for the gradient."""
+
+    def layer(params: Any, x: Array) -> Array:
+        x = x + attention(params["attention"], norm(params["attention_norm"], x))
+        inner = affine("btd,df->btf", params["mlp"]["up"], norm(params["mlp_norm"], x))
+        return x + affine("btf,fd->btd", params["mlp"]["down"], PLAIN[activation](inner))
+
+    return layer
+
+
+def norm(params: Any, x: Array) -> Array:
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
+    return (centred * inverse * params["scale"] + params["bias"]).astype(x.dtype)
+
+
+def attention(params: Any, x: Array) -> Array:
+    queries, keys, values = (affine("btd,dnh->btnh", params[name], x) for name in ("query", "key", "value"))
+    scores = jnp.einsum("btnh,bsnh->bnts", queries, keys).astype(jnp.float32) / queries.shape[-1] ** 0.5
+    shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+    return affine("btnh,nhd->btd", params["out"], jnp.einsum("bnts,bsnh->btnh", shares, values))
+
+
+def affine(formula: str, params: Any, x: Array) -> Array:
+    return jnp.einsum(formula, x, params["kernel"].astype(x.dtype)) + params["bias"].astype(x.dtype)
+
+
+def costs(layer: Layer, params: Any, dtype: str, options: argparse.Namespace) -> tuple[int, int]:
     """Bytes of memory at the peak, and cycles."""
 
-    def layer(x: Array, matrices: tuple[Array, Array]) -> tuple[Array, None]:
-        up, down = (matrix.astype(options.dtype) for matrix in matrices)
-        return x + activation(x @ up) @ down, None
-
-    def loss(matrices: tuple[Array, Array], x: Array) -> Array:
-        y, _ = jax.lax.scan(layer, x.astype(options.dtype), matrices)
+    def loss(params: Any, x: Array) -> Array:
+        y, _ = jax.lax.scan(lambda x, params: (layer(params, x), None), x, params)
         return jnp.sum(jnp.square(y.astype(jnp.float32)))
 
-    chip = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices[0]
-    depth, width, mlp_dim = options.depth, options.width, 4 * options.width
-    shapes = ((depth, width, mlp_dim), (depth, mlp_dim, width)), (options.batch, options.length, width)
-    matrices, x = jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.sharding.SingleDeviceSharding(chip)),
-        shapes,
-        is_leaf=lambda shape: isinstance(shape[0], int),
-    )
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(matrices, x).compile()
+    chips = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices
+    mesh = make_mesh(MeshConfig(1, 1, 1), chips[:1])
+    with jax.set_mesh(mesh):
+        stacked = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((options.depth, *leaf.shape), leaf.dtype, sharding=replicated(mesh)),
+            params,
+        )
+        shape = (options.batch, options.length, options.width)
+        x = jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(stacked, x).compile()
     memory: Any = compiled.memory_analysis()
     return memory.peak_memory_in_bytes, Program(compiled.as_text() or "").estimated_cycles or 0
 
