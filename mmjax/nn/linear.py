@@ -16,6 +16,7 @@ from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
 MANY_OUTPUTS = 512
+"""Of a matrix, from which on its gradient is summed over positions as they are: measured on x86, see `_product`."""
 PRODUCT = "product"
 """The name under which rematerialisation finds products with parameters."""
 
@@ -70,7 +71,8 @@ def _product(axes: Axes, x: Array, matrix: Array) -> Array:
     Positions are flattened into rows: one product of two matrices beats a batched one. The gradient of a matrix with
     many outputs, and no more inputs, sums over positions as they are: of several axes XLA transposes x first, and then
     has a product that is up to 1.8 times as fast. Elsewhere the transposition costs more than that, as x is the larger
-    array, or what made it is computed again one column at a time. For TPU it compiles to much the same.
+    array, or what made it is computed again one column at a time. On TPU rows cost: compiled for v5e, layers of ViT-B
+    take 1.3 times the cycles that they take with positions as they are.
     """
     return _by_rows("bi,io->bo", axes, x, matrix)
 
