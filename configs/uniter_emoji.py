@@ -2,9 +2,10 @@
 
     python -m mmjax.train --config configs/uniter_emoji.py --workdir runs/uniter
 
-Beyond the published model two layers of each stream alone come before the joint ones: contrasted, they are the first
-stage of retrieval. The match reads the product of both streams, where the published one reads the text's first token:
-that learns nothing in so few steps. Terms are summed; a run of six minutes has too few steps to draw one each.
+Beyond the published model a layer of the text alone and two of the image come before the joint ones: contrasted, they
+are the first stage of retrieval. The match reads the product of both streams, where the published one reads the text's
+first token: that learns nothing in so few steps. Terms are summed; a run of six minutes has too few steps to draw one
+each.
 """
 
 from dataclasses import replace
@@ -29,16 +30,16 @@ def get_config() -> ml_collections.ConfigDict:
     model = replace(
         published,
         image=replace(PATCHES, norm=True, mask_token=True),
-        towers=replace(published.towers, groups=(Group((trunks.EACH_ITS_OWN,), 2),)),
+        towers=replace(published.towers, groups=(Group((trunks.EACH_ITS_OWN,)), Group((trunks.IMAGE,)))),
         pooler=PoolerConfig(("text", "image"), "tanh"),
         heads=HeadsConfig(pair="product", regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
         embed_dim=SIZE.width,
     )
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(),
-        match=MatchTerm(weight=4.0),
+        match=MatchTerm(weight=8.0),
         tokens=replace(TOKENS, weight=0.5),
         regions=(RegionTerm(kind="pixels", rate=0.25, weight=0.5),),
         align=AlignTerm(),
     )
-    return fusion_experiment(model, objective, num_steps=340).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=400).to_config_dict()

@@ -4,7 +4,10 @@
         --config.data.tokenizer=BERT --config.init.text_source=hf:BERT
 
 BERT is a folder of bert-base-uncased. docs/fusion.md says what DIR holds. Values are those of the paper, section 3.1,
-and of its released code: 10 epochs of 3.1 million pairs in batches of 512, at most 36 tokens and 36 regions.
+and of its released code: 10 epochs of 3.1 million pairs in batches of 512, at most 36 tokens and 36 regions. There a
+tenth of the masked regions keep their features, the mean that stands for the whole image leaves out what overlaps a
+masked region, and a wrong pair has another text beside the image. Here all masked regions are hidden, the mean is of
+all regions that are there, and a wrong pair has another image beside the text.
 """
 
 import ml_collections
@@ -34,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
             regions=(RegionTerm(kind="divergence", text="masked"),),
         ),
         region_data(batch_size=512, text_len=36, num_regions=36, targets=(PROBABILITIES,)),
-        bert_adam(learning_rate=1e-4, warmup_steps=6_000),
+        bert_adam(learning_rate=1e-4, warmup_steps=6_000, beta2=0.98, clip_norm=0.0),
         num_steps=60_000,
     ).to_config_dict()
 

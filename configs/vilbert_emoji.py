@@ -17,14 +17,19 @@ from mmjax.models.fusion.published import vilbert
 from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import ContrastTerm, MatchTerm, RegionTerm
 
-SIZE = replace(SMALL, depth=3)
 NUM_PIXELS = 3 * PATCHES.patch_size**2
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config: two layers of each stream alone, then two co-attentions with a layer of each between them."""
+    """The config: one layer of the text and two of the image alone, then two co-attentions with one of each between."""
     published = vilbert(
-        SIZE, SIZE, WORDS, text_before=(2, 3), image_before=(2, 3), inner_width=SIZE.width, inner_heads=SIZE.num_heads
+        replace(SMALL, depth=2),
+        SMALL,
+        WORDS,
+        text_before=(1, 2),
+        image_before=(2, 3),
+        inner_width=SMALL.width,
+        inner_heads=SMALL.num_heads,
     )
     model = replace(
         published,
@@ -32,12 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
         pooler=PoolerConfig(("text", "image"), "tanh"),
         heads=replace(published.heads, regions=(RegionHeadConfig((("pixels", NUM_PIXELS),)),)),
         pair_dropout_rate=0.0,
-        embed_dim=SIZE.width,
+        embed_dim=SMALL.width,
     )
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(),
-        match=MatchTerm(weight=4.0),
+        match=MatchTerm(weight=8.0),
         tokens=replace(TOKENS, image="masked", weight=0.5),
         regions=(RegionTerm(kind="pixels", text="masked", rate=0.25, weight=0.5),),
     )
-    return fusion_experiment(model, objective, num_steps=270).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=380).to_config_dict()

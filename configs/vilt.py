@@ -6,7 +6,7 @@
 BERT is a folder of bert-base-uncased, of which the tokenizer is used, VIT one of ViT-B/32 at 384 pixels, from which
 the layers start. Values are those of the paper, section 4.2, and of its released code, with whole words masked. There
 images keep their aspect up to 384 x 640 pixels, and about 200 patches of them are taken; here they are scaled to a
-square.
+square. The alignment there leaves out the class token and the text's ends; here it has all tokens, as UNITER's.
 """
 
 from dataclasses import replace
@@ -44,5 +44,5 @@ def get_config() -> ml_collections.ConfigDict:
         captions=CaptionConfig(style="any"),
         word_starts=True,
     )
-    optim = bert_adam(learning_rate=1e-4, warmup_steps=NUM_STEPS // 10)
+    optim = bert_adam(learning_rate=1e-4, warmup_steps=NUM_STEPS // 10, beta2=0.98)
     return pretraining(model, objective, data, optim, NUM_STEPS).to_config_dict()

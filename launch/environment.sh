@@ -4,6 +4,9 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 
+# .venv is ours to write in. Where nothing is kept, every start of Python compiles its libraries again, for seconds.
+unset PYTHONDONTWRITEBYTECODE
+
 fail() {
   echo "error: $*" >&2
   exit 2

@@ -262,7 +262,8 @@ def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer:
     evals: dict[str, Eval] = {"retrieval": retrieval}
     if encoders.pairs is not None:
         if encoders.pairs.can_match:
-            evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, config.num_candidates)
+            how = config.num_candidates, config.match_weight
+            evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, *how)
         if encoders.pairs.can_guess and tokenizer.mask_id is not None:
             evals["masked_words"] = MaskedWordsEval(
                 encoders.pairs, retrieval, split, tokenizer.mask_id, tokenizer.special_ids

@@ -17,6 +17,7 @@ from rich.table import Table
 from mmjax import assembly, command_line, workdir
 from mmjax.data.preprocess import preprocess
 from mmjax.data.sources import list_splits
+from mmjax.errors import UserError
 from mmjax.evals.retrieval import RetrievalEval
 from mmjax.experiment import Experiment, from_values
 from mmjax.interop import imports
@@ -81,7 +82,16 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def chosen_data(experiment: Experiment, source: str | None, split: str | None) -> Experiment:
-    """The experiment with the data that the command line asks for; every split of it where none is held out."""
+    """The experiment with the data that the command line asks for; every split of it where none is held out.
+
+    Raises:
+        UserError: a model without a common space of images and texts, in which nothing can be retrieved.
+    """
+    if not experiment.model.embeds:
+        raise UserError(
+            "model.embed_dim = 0: the towers have no common space to retrieve in. Train with model.embed_dim above "
+            "0 and a contrast, or read what the objective reached in metrics.jsonl"
+        )
     if source is not None:
         experiment = assembly.with_source(experiment, source)
     splits = (split,) if split is not None else experiment.evals.splits or list_splits(experiment.data.source)

@@ -31,7 +31,7 @@ class EvalsConfig:
 
     `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out
     where it is None, and of data whose records name no class. `num_candidates` of the towers are put in order by the
-    fusion, of models that have one.
+    fusion, of models that have one, with `match_weight` on what it says beside the towers.
     """
 
     splits: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class EvalsConfig:
     batch_size: int = 256
     zero_shot: ZeroShotConfig | None = None
     num_candidates: int = 16
+    match_weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -14,8 +16,12 @@ from mmjax import ending, export, prove, train, workdir
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.experiment import from_values
+from mmjax.interop.fusion.folder import read_fusion_folder
+from mmjax.interop.imports import InitConfig, initialised
+from mmjax.optim import paths
 from tests.folders import write_image_folder
 from tests.interop.exported import proven_without
+from tests.tolerances import LAYER, above, relative_errors
 
 torch = pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
 from mmjax.serving.fusion_model import FusionModel  # noqa: E402
@@ -56,6 +62,25 @@ def test_it_is_written_as_our_module_and_proven(folder: Path) -> None:
     assert max(output["max"] for output in found["outputs"].values()) < 1e-4
     assert set(found["pixels"]["cases"].values()) == set(found["tokens"]["cases"].values()) == {0}
     assert found["retrieval"]["top1"] == 1.0
+
+
+@pytest.mark.parametrize("target", ["mmjax", "reference"])
+def test_a_model_starts_from_an_export(target: str, run: Path, folder: Path, tmp_path: Path) -> None:
+    """Every parameter, as what is written of the new model says."""
+    if target == "reference":
+        folder = tmp_path / "out"
+        export.main([f"--workdir={run}", f"--out={folder}", "--to=reference", "--no-proof"])
+    model = from_values(workdir.read_config(run)).model
+    state = nnx.state(model.build(jax.random.key(7)))
+    said: list[str] = []
+    params = initialised(nnx.to_pure_dict(state), InitConfig(source=f"hf:{folder}"), model, said.append)
+    format, _ = read_fusion_folder(folder)
+    leaves = {path: np.asarray(leaf) for path, leaf in paths.leaves(params).items()}
+    again, written = dict(format.tensors(model, leaves)), load_file(folder / "model.safetensors")
+    assert again.keys() == written.keys()
+    # The scale and the temperature, its inverse, are turned into each other.
+    assert above(relative_errors(again, written), LAYER) == {}
+    assert said[0].endswith("left out: nothing; born anew: nothing")
 
 
 def test_it_is_served(folder: Path) -> None:

@@ -21,9 +21,11 @@ class RerankEval:
     """Recall at 1, 5 and 10 in both directions, of the `num_candidates` nearest by the towers, put in order by the
     match of both together (ALBEF, Li et al., 2021, section 5.1, with 128 or 256 candidates).
 
-    A pair's score is its log odds of a match plus scale times its similarity. A head that was trained to tell right
-    pairs from wrong ones drawn in proportion to exp(scale * similarity) knows by how much the odds differ from those of
-    the towers: the product of both are the odds themselves. The scale is 0 where wrong pairs were drawn at random.
+    A pair's score is `match_weight` times its log odds of a match, plus scale times its similarity. A head that was
+    trained to tell right pairs from wrong ones drawn in proportion to exp(scale * similarity) knows by how much the
+    odds differ from those of the towers: the product of both are the odds themselves, so 1 is the weight of a head that
+    is as sure as it may be. One that is too sure of what it never saw wants less. The scale is 0 where wrong pairs were
+    drawn at random, and the weight then changes nothing.
 
     The names of the numbers, what is distinct and what is right are those of `RetrievalEval`. `match_accuracy` is how
     often the match is above even odds for a right pair, and below for the nearest wrong one, mean of both: hard
@@ -37,12 +39,15 @@ class RerankEval:
     retrieval: RetrievalEval
     split: EvalSplit
     num_candidates: int = 16
+    match_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_candidates < 1:
             raise UserError(
                 f"evals.num_candidates = {self.num_candidates} must be at least 1: the papers have 16 to 256"
             )
+        if self.match_weight <= 0:
+            raise UserError(f"evals.match_weight = {self.match_weight} must be above 0: 1 takes the match at its word")
 
     def run(self, params: Params) -> dict[str, float]:
         return self.score(params, self.split.embed_images(self.retrieval.encoders, params))
@@ -58,7 +63,7 @@ class RerankEval:
         distinct, places = np.unique(asked, axis=0, return_inverse=True)
         odds = pair_scores(self.scorer, params, towers, distinct, self.split.text_batch_size)
         similarity = np.sum(pairs.image_embeds[distinct[:, 0]] * pairs.text_embeds[distinct[:, 1]], axis=1)
-        scores = odds + float(self.scorer.scale(params)) * similarity
+        scores = self.match_weight * odds + float(self.scorer.scale(params)) * similarity
         cuts = np.cumsum([near_texts.size, near_images.size, len(negatives)])
         by_text, by_image, _, _ = np.split(scores[places.reshape(-1)], cuts)
         _, _, wrong, right = np.split(odds[places.reshape(-1)], cuts)

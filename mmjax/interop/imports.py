@@ -16,7 +16,8 @@ from mmjax.data.placement import place_whole
 from mmjax.errors import UserError
 from mmjax.interop.big_vision import opened_file
 from mmjax.interop.formats import Format, Spec, as_function, part_of
-from mmjax.interop.fusion.init import taken
+from mmjax.interop.fusion.folder import read_fusion_folder
+from mmjax.interop.fusion.init import taken, whole
 from mmjax.interop.huggingface.folder import read_folder
 from mmjax.interop.layouts import Shape
 from mmjax.interop.mapping import without_ignored
@@ -45,8 +46,9 @@ JOINT_FIELDS = ("embed_dim", "image_projection", "text_projection", "logit_bias"
 class InitConfig:
     """What parameters start from, where it is not chance.
 
-    source: a whole model: "hf:DIR", a folder that `transformers` wrote (CLIPModel, SiglipModel), "open_clip:DIR", or
-        "big_vision:FILE.npz".
+    source: a whole model: "hf:DIR", a folder that `transformers` wrote (CLIPModel, SiglipModel; of fusion models
+        BertForPreTraining, LxmertForPreTraining, ViltModel, VisualBertForPreTraining) or `mmjax.export` (any fusion
+        model); "open_clip:DIR", or "big_vision:FILE.npz".
     image_source, text_source: one tower, from a model of that tower alone (ViTModel, ResNetModel; BertModel) or from a
         whole one. They win over `source`.
     backbone_only: takes the layers alone; what pools them, the projections and the scale of the loss are born anew.
@@ -99,6 +101,17 @@ def _hugging_face(folder: Path) -> Iterator[Foreign]:
 
 
 @contextlib.contextmanager
+def _opened_fusion(source: str) -> Iterator[Foreign]:
+    """The whole fusion model called `source`; raises as `opened`."""
+    folder = Path(source.removeprefix("hf:")).expanduser()
+    if not source.startswith("hf:") or not folder.exists():
+        raise UserError(f"init.source = {source!r} is no fusion model: give an existing folder as hf:DIR")
+    format, files = read_fusion_folder(folder)
+    with Tensors(folder, format.prefix) as tensors:
+        yield Foreign(source, format, format.read(files), tensors, str(folder))
+
+
+@contextlib.contextmanager
 def _open_clip(folder: Path) -> Iterator[Foreign]:
     with opened_folder(folder) as (format, files, tensors):
         yield Foreign(f"open_clip:{folder}", format, format.read(files), tensors, str(folder))
@@ -141,7 +154,7 @@ def initialised(params: Params, init: InitConfig, model: ModelConfig, say: Calla
     """
     leaves = paths.leaves(params)
     if isinstance(model, FusionConfig):
-        found = _streams(leaves, init, model, say)
+        found = _whole(leaves, init, model, say) | _streams(leaves, init, model, say)
         return paths.map_leaves(lambda path, leaf: found.get(path, leaf), params)
     assert isinstance(model, DualEncoderConfig)
     found = {}
@@ -155,12 +168,25 @@ def initialised(params: Params, init: InitConfig, model: ModelConfig, say: Calla
     return paths.map_leaves(lambda path, leaf: found.get(path, leaf), params)
 
 
+def _whole(
+    leaves: Mapping[str, Array], init: InitConfig, model: FusionConfig, say: Callable[[str], None]
+) -> dict[str, Array]:
+    """The parameters that a fusion model and the whole one that it starts from have both."""
+    if init.source is None:
+        return {}
+    with _opened_fusion(init.source) as foreign:
+        shapes = {path: leaf.shape for path, leaf in leaves.items()}
+        arrays = whole(model, foreign.spec.model, parameters(foreign), shapes)
+        found = {path: _like(leaves[path], path, array) for path, array in arrays.items()}
+        born = ", ".join(path for path in leaves if path not in found) or "nothing"
+        say(f"{_account(foreign, found)}; born anew: {born}")
+    return found
+
+
 def _streams(
     leaves: Mapping[str, Array], init: InitConfig, model: FusionConfig, say: Callable[[str], None]
 ) -> dict[str, Array]:
-    """The parameters of a fusion model's streams that a BERT or a ViT gives."""
-    if init.source is not None:
-        raise UserError("init.source fills dual encoders; of a fusion model set init.text_source and init.image_source")
+    """The parameters of a fusion model's streams that a BERT, a ViT or a ResNet gives."""
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     found: dict[str, Array] = {}
     for name, source in (("text", init.text_source), ("image", init.image_source)):

@@ -106,7 +106,7 @@ class FusionObjectiveConfig(ObjectiveConfig):
         """That of the contrast, in proportion to which hard negatives are drawn; 0 for random ones."""
         if self.match is None or self.match.negatives != "hard":
             return jnp.zeros(())
-        return jnp.exp(params["log_scale"])
+        return jnp.exp((self.contrast or ContrastTerm()).bounded(params["log_scale"]))
 
     def check_model(self, model: ModelConfig) -> None:
         """See `ObjectiveConfig`: each term has the head that it reads."""

@@ -10,7 +10,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mmjax.losses import contrastive
-from mmjax.losses.info_nce import clamped_log_scale
 from mmjax.losses.momentum import momentum_contrastive
 from mmjax.losses.pairs import answer_cross_entropy, pair_cross_entropy
 from mmjax.losses.regions import (
@@ -77,7 +76,7 @@ class Step:
     def _contrast(self, name: str, term: ContrastTerm) -> Values:
         model, batch = self._model, self._batch
         image, text = self._embeds()
-        log_scale = clamped_log_scale(model.log_scale[...], term.largest_scale)
+        log_scale = term.bounded(model.log_scale[...])
         if not term.queue_batches:
             bias = jnp.zeros(())
             mean = contrastive(image, text, log_scale, bias, batch["ids"], batch["weights"], kind="softmax")
@@ -223,7 +222,9 @@ class Step:
             hard = mode == "hard"
             # Drawn without looking, nothing of them is read.
             embeds = self._embeds() if hard else (batch["weights"][:, None],) * 2
-            log_scale = self._model.log_scale[...] if hard else 0.0
+            contrast = self._terms.get("contrast", ContrastTerm())
+            assert isinstance(contrast, ContrastTerm)
+            log_scale = contrast.bounded(self._model.log_scale[...]) if hard else 0.0
             key = key_or_fixed(self._pass_key("negatives"))
             self._negatives = sample_negatives(*embeds, log_scale, batch["ids"], batch["weights"], key, mode=mode)
         return self._negatives

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmjax.errors import UserError
+from mmjax.losses.info_nce import clamped_log_scale
 from mmjax.objectives.masking import MaskingConfig, Vocabulary
 from mmjax.objectives.negatives import Mode
+from mmjax.types import Array
 
 Form = Literal["plain", "masked"]
 """A text or image as it is, or with a part of it hidden."""
@@ -45,6 +47,10 @@ class ContrastTerm(TermConfig):
     distillation_steps: int = 0
     largest_scale: float = 100.0
 
+    def bounded(self, log_scale: Array) -> Array:
+        """The logarithm of the scale that similarities are multiplied with, everywhere where they are."""
+        return clamped_log_scale(log_scale, self.largest_scale)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.queue_batches < 0 or not 0 <= self.momentum < 1 or not 0 <= self.distillation <= 1:
@@ -56,7 +62,8 @@ class MatchTerm(TermConfig):
     """Whether text and image belong together (image-text matching).
 
     negatives: "hard", drawn by similarity of the towers, one text for each image and one image for each text (ALBEF);
-        or "random", another image for each text (ViLBERT, UNITER).
+        or "random", another image for each text (UNITER). Similarities are what the contrast trains: without one they
+        stay what the towers start with.
     """
 
     negatives: Mode = "hard"

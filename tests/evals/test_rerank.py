@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from mmjax.errors import UserError
 from mmjax.evals.embed import PairScorer
 from mmjax.evals.masked_words import MaskedWordsEval, first_image_of, masked_places
 from mmjax.evals.pairs import Towers, pair_scores
@@ -78,6 +80,24 @@ def test_similarity_is_added_times_the_scale() -> None:
     for direction in ("image_to_text", "text_to_image"):
         assert found[f"{direction}/r@1"] == towers[f"{direction}/r@1"]
     assert found["match_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(("weight", "as_the_towers"), [(1e-6, True), (1e6, False)])
+def test_the_match_counts_by_its_weight(weight: float, as_the_towers: bool) -> None:
+    """Beside similarities times 1 the order is that of the towers where the weight is next to nothing."""
+    records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
+    split = split_of(records, batch_size=2)
+    retrieval = RetrievalEval(encoders(mesh_of()), split)
+    towers = retrieval.run(PARAMS)
+    found = RerankEval(scorer(), retrieval, split, 2, weight).run({**PARAMS, "scale": jnp.float32(1)})
+    for direction in ("image_to_text", "text_to_image"):
+        assert found[f"{direction}/r@1"] == (towers[f"{direction}/r@1"] if as_the_towers else 1.0)
+
+
+def test_a_weight_that_leaves_the_match_out_is_refused() -> None:
+    retrieval = RetrievalEval(encoders(mesh_of()), split_of([FakeRecord(0, ("40",))], batch_size=2))
+    with pytest.raises(UserError, match="match_weight"):
+        RerankEval(scorer(), retrieval, retrieval.split, 2, 0.0)
 
 
 def test_with_one_candidate_nothing_can_change() -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from mmjax import assembly, ending, evaluate, train, workdir
 from mmjax.config_file import load_config
+from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
 from mmjax.training.jsonl import read_lines
 from tests.folders import write_image_folder
+from tests.test_config import shipped
 
 CONFIG = Path(__file__).parents[1] / "tiny_config.py"
 pytestmark = pytest.mark.usefixtures("shared_compilations")
@@ -174,6 +176,11 @@ def test_evaluation_without_a_run_or_a_checkpoint(folder: Path, run: Path, error
     assert f"{run} holds no run (config.json is missing): give" in error(evaluate.main, f"--workdir={run}")
     claimed(run, folder)
     assert "holds no checkpoint (steps that it has: none): train first" in error(evaluate.main, f"--workdir={run}")
+
+
+def test_a_model_without_a_common_space_has_nothing_to_retrieve_in() -> None:
+    with pytest.raises(UserError, match=r"model.embed_dim = 0: the towers have no common space to retrieve in"):
+        evaluate.chosen_data(shipped("vilbert_base"), None, "validation")
 
 
 # Orbax leaves a coroutine behind when its writing fails, and the collector complains of it at some later time.

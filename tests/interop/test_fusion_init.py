@@ -1,4 +1,4 @@
-"""Streams of fusion models that start from folders of BERT and ViT compute what those compute."""
+"""Fusion models that start from folders: streams compute what BERT, ViT and ResNet do, whole models are taken whole."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,35 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import BertConfig, BertModel, ViTConfig, ViTImageProcessor, ViTModel
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    LxmertConfig,
+    LxmertForPreTraining,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    ViltConfig,
+    ViltModel,
+    VisualBertConfig,
+    VisualBertForPreTraining,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from mmjax.errors import UserError
+from mmjax.interop.fusion.folder import read_fusion_folder
 from mmjax.interop.imports import InitConfig, initialised
 from mmjax.models.fusion import published
+from mmjax.models.fusion.heads import HeadsConfig
 from mmjax.models.fusion.model import Fusion, FusionConfig
+from mmjax.models.fusion.patches import GridInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary
+from mmjax.models.resnet import ResNetConfig as OurResNetConfig
+from mmjax.nn import positions
+from mmjax.optim import paths
 from mmjax.types import Params
 from tests.tolerances import LAYER, above, relative_errors
 
@@ -33,6 +55,8 @@ ALBEF = published.albef(
     patch_size=4,
     embed_dim=8,
 )
+TOWER = OurResNetConfig(image_size=32, embedding_dim=4, stage_dims=(8, 12), depths=(1, 2), layer="basic")
+UNITER_OF_GRID = replace(UNITER, image=GridInputConfig(width=24, tower=TOWER), heads=HeadsConfig())
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +134,107 @@ def test_albef_starts_from_both(bert: tuple[BertModel, Path], vit: tuple[ViTMode
     assert len(said) == 2
 
 
+def test_positions_are_resized_to_the_image(vit: tuple[ViTModel, Path]) -> None:
+    """Of a larger image, whose layer norms add 1e-12 to the variance where the folder's add 1e-6."""
+    theirs, folder = vit
+    image = replace(SIZE, depth=2)
+    model = published.albef(SIZE, image, WORDS, fusion_depth=2, image_side=20, patch_size=4, embed_dim=8)
+    fusion, _ = started(model, InitConfig(image_source=f"hf:{folder}"))
+    table = theirs.embeddings.position_embeddings[0].detach().numpy()
+    found = np.asarray(fusion.image.positions[...])
+    assert found.shape == (1 + 25, 24)
+    np.testing.assert_array_equal(found[0], table[0])
+    np.testing.assert_array_equal(found, positions.resize(table, (3, 3), (5, 5), num_prefix=1))
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNetModel, Path]:
+    torch.manual_seed(2)
+    sizes = {"embedding_size": 4, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
+    model = ResNetModel(ResNetConfig(**sizes)).eval()
+    folder = tmp_path_factory.mktemp("resnet")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def test_a_grid_starts_from_a_resnet(resnet: tuple[ResNetModel, Path]) -> None:
+    theirs, folder = resnet
+    fusion, said = started(UNITER_OF_GRID, InitConfig(image_source=f"hf:{folder}"))
+    pixels = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).last_hidden_state.numpy()
+    _, extras = fusion.image.tower(jnp.asarray(pixels))
+    expected = expected.reshape(2, 12, -1).transpose(0, 2, 1)
+    assert above(relative_errors([extras["tokens"]], [expected]), LAYER) == {}
+    assert "(ResNetModel): 45 parameters of the image stream taken" in said[0]
+
+
+def test_lxmert_starts_its_language_layers(bert: tuple[BertModel, Path]) -> None:
+    """Five layers see their own text in all, but BERT has four; as its authors have it, the language layers start."""
+    theirs, folder = bert
+    model = published.lxmert(SIZE, WORDS, vision_depth=1, cross_depth=2, feature_dim=5)
+    fusion, _ = started(model, InitConfig(text_source=f"hf:{folder}"))
+    text = fusion.encode_text(*map(jnp.asarray, texts()))
+    assert above(relative_errors([text.tokens], [hidden_states(theirs)[3].numpy()]), LAYER) == {}
+
+
+SIZES = {"vocab_size": 101, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40}
+LAYERS = {"num_hidden_layers": 2, "max_position_embeddings": 12}
+WHOLE: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "bert": (BertForPreTraining, BertConfig(**SIZES, **LAYERS)),
+    "lxmert": (
+        LxmertForPreTraining,
+        LxmertConfig(**SIZES, l_layers=2, x_layers=1, r_layers=1, visual_feat_dim=5, max_position_embeddings=12),
+    ),
+    "visual_bert": (VisualBertForPreTraining, VisualBertConfig(**SIZES, **LAYERS, visual_embedding_dim=5)),
+    "vilt": (ViltModel, ViltConfig(**SIZES, **LAYERS, image_size=12, patch_size=4)),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_model_is_taken_whole(name: str, tmp_path: Path) -> None:
+    """With a shorter text and another head than it has, too."""
+    kind, config = WHOLE[name]
+    torch.manual_seed(3)
+    theirs = kind(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 12, "width": 12}).save_pretrained(tmp_path)
+    format, files = read_fusion_folder(tmp_path)
+    model = format.read(files).model
+    fusion, said = started(model, InitConfig(source=f"hf:{tmp_path}"))
+    assert said[0].endswith("born anew: nothing")
+    tensors = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    expected = dict(format.parameters(model, tensors))
+    found = paths.leaves(nnx.to_pure_dict(nnx.state(fusion)))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], array) for path, array in expected.items())
+    other = replace(model, heads=replace(model.heads, num_answers=7), text=replace(model.text, context_len=6))
+    fusion, said = started(other, InitConfig(source=f"hf:{tmp_path}"))
+    np.testing.assert_array_equal(fusion.text.positions[...], expected["text/positions"][:6])
+    assert fusion.answer_head.out.bias.shape == (7,)
+    assert "answer_head/out/bias" in said[0].partition("born anew: ")[2]
+
+
 @pytest.mark.parametrize(
     ("model", "init", "message"),
     [
-        (replace(UNITER), {"source": "hf:{bert}"}, "init.source fills dual encoders"),
-        (UNITER, {"image_source": "hf:{vit}"}, "fills patches and their layers, which this model has not"),
+        (UNITER, {"source": "hf:{bert}"}, "init.source is not of this config: it needs "),
+        (UNITER, {"source": "hf:{vit}"}, "holds a model of type 'vit': "),
+        (UNITER, {"source": "hf:nowhere"}, "'hf:nowhere' is no fusion model: give an existing folder as hf:DIR"),
+        (UNITER, {"source": "big_vision:{vit}"}, "is no fusion model: give an existing folder as hf:DIR"),
+        (UNITER, {"image_source": "hf:{vit}"}, "fills patches or a grid, which this model has not"),
+        (UNITER_OF_GRID, {"image_source": "hf:{vit}"}, "holds a ViTConfig: name a ResNetModel for a grid"),
+        (
+            replace(UNITER_OF_GRID, image=GridInputConfig(width=24, tower=replace(TOWER, embedding_dim=6))),
+            {"image_source": "hf:{resnet}"},
+            r"does not fit model.image.tower: embedding_dim = 6 \(4 there\): make them equal",
+        ),
+        (ALBEF, {"image_source": "hf:{resnet}"}, "holds a ResNetConfig: name a BertModel for text, a ViTModel for"),
+        (
+            replace(ALBEF, image=replace(ALBEF.image, patch_size=2)),
+            {"image_source": "hf:{vit}"},
+            r"patch_size = 2 \(4 there\)",
+        ),
         (ALBEF, {"text_source": "hf:{vit}"}, "init.text_source holds a ViTConfig: name a BertModel for text"),
         (
             published.uniter(replace(SIZE, mlp_dim=41), WORDS, feature_dim=5, num_classes=4),
@@ -139,7 +259,8 @@ def test_what_does_not_fit_is_refused(
     message: str,
     bert: tuple[BertModel, Path],
     vit: tuple[ViTModel, Path],
+    resnet: tuple[ResNetModel, Path],
 ) -> None:
-    places = {"bert": bert[1], "vit": vit[1]}
+    places = {"bert": bert[1], "vit": vit[1], "resnet": resnet[1]}
     with pytest.raises(UserError, match=message):
         started(model, InitConfig(**{name: source.format(**places) for name, source in init.items()}))

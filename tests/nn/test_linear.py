@@ -1,4 +1,4 @@
-"""The affine layer against float64 numpy, both ways that its gradient is summed, on one device and on a mesh."""
+"""The affine layer against float64 numpy, in every form of its product, on one device and on a mesh."""
 
 import math
 
@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
+from mmjax.nn import linear
 from mmjax.nn.linear import MANY_OUTPUTS, Linear
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
@@ -23,8 +25,10 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["of rows", "of positions"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_value_and_gradients_are_those_of_the_formula(name, sizes):
+def test_value_and_gradients_are_those_of_the_formula(name, on_cpu, sizes, monkeypatch):
+    monkeypatch.setattr(linear, "_runs_on_cpu", lambda: on_cpu)
     dims, shape, num_inputs = LAYERS[name]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(NUM_ROWS, LENGTH, *shape[:num_inputs])).astype(np.float32)
@@ -54,3 +58,10 @@ def test_value_and_gradients_are_those_of_the_formula(name, sizes):
         (slopes @ matrix.T).reshape(x.shape),
     )
     assert above(relative_errors(ours, expected), LAYER) == {}
+
+
+@pytest.mark.parametrize(("platform", "on_cpu"), [("cpu", True), ("tpu", False), ("gpu", False)])
+def test_the_form_is_chosen_by_the_devices_of_the_mesh(platform, on_cpu):
+    device = AbstractDevice(platform, 1, platform)
+    with use_abstract_mesh(AbstractMesh((1,), ("data",), (AxisType.Explicit,), abstract_device=device)):
+        assert linear._runs_on_cpu() is on_cpu

@@ -265,6 +265,15 @@ def test_an_objective_says_which_fields_it_reads() -> None:
     assert OBJECTIVES["albef"][1].fields(ALBEF) == {}
 
 
+def test_negatives_are_drawn_by_the_scale_of_the_contrast() -> None:
+    """Its bound included, by which reranking goes too."""
+    objective = FusionObjectiveConfig(contrast=ContrastTerm(largest_scale=50.0), match=MatchTerm())
+    scales = [float(objective.similarity_scale({"log_scale": jnp.log(scale)})) for scale in (20.0, 80.0)]
+    assert scales == pytest.approx([20.0, 50.0])
+    random = replace(objective, match=MatchTerm(negatives="random"))
+    assert float(random.similarity_scale({"log_scale": jnp.zeros(())})) == 0
+
+
 def test_matches_are_of_pairs_and_of_others() -> None:
     """With one negative that is possible for each, the loss is that of rows put together by hand."""
     model, objective = ALBEF, FusionObjectiveConfig(match=MatchTerm())

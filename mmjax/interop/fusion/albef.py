@@ -10,7 +10,7 @@ from mmjax.interop.fusion.fields import read_size, read_vocabulary, written_size
 from mmjax.interop.fusion.files import Config, fusion_format
 from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_head_rows, trunk_rows
 from mmjax.interop.huggingface.bert import LAYER
-from mmjax.interop.huggingface.layers import attention, linear, norm
+from mmjax.interop.huggingface.layers import POSITION_IDS, attention, linear, norm
 from mmjax.interop.layouts import (
     FLAT,
     FROM_HEADS,
@@ -139,4 +139,6 @@ def write(model: FusionConfig) -> Config:
     }
 
 
-ALBEF = fusion_format("ALBEF", "albef", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING,), copies=TIED)
+ALBEF = fusion_format(
+    "ALBEF", "albef", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING, POSITION_IDS), copies=TIED
+)

@@ -1,6 +1,7 @@
 """A Hugging Face folder, understood: which class it holds, its files, and its defaults filled in."""
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from mmjax.interop.huggingface.vit import VIT
 BY_MODEL_TYPE: dict[str, Format] = {"clip": CLIP, "siglip": SIGLIP, "vit": VIT, "bert": BERT, "resnet": RESNET}
 
 
-def read_folder(folder: Path) -> tuple[Format, Files]:
+def read_folder(
+    folder: Path, formats: Mapping[str, Format] = BY_MODEL_TYPE, complete: Collection[str] = ()
+) -> tuple[Format, Files]:
     """The format of a folder and its JSON files, the config with all that it leaves to the defaults of its class.
+
+    formats: those that it may have, by the type of model that `config.json` names.
+    complete: types whose configs leave nothing out, as `transformers` does not know them.
 
     Raises:
         UserError: it is no such folder, or holds a model of a class that is not known here.
@@ -27,14 +33,15 @@ def read_folder(folder: Path) -> tuple[Format, Files]:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} has no {CONFIG}: give a folder that save_pretrained of transformers wrote")
     model_type = _read_json(folder / CONFIG).get("model_type", "")
-    if model_type not in BY_MODEL_TYPE:
-        raise UserError(f"{folder} holds a model of type {model_type!r}: {suggestion(model_type, BY_MODEL_TYPE)}")
+    if model_type not in formats:
+        raise UserError(f"{folder} holds a model of type {model_type!r}: {suggestion(model_type, formats)}")
     names = (TOKENIZER, images.PREPROCESSOR, images.PROCESSOR)
     files = {name: _read_json(folder / name) for name in names if (folder / name).exists()}
-    return BY_MODEL_TYPE[model_type], {**files, CONFIG: _complete(folder)}
+    config = _read_json(folder / CONFIG) if model_type in complete else _with_defaults(folder)
+    return formats[model_type], {**files, CONFIG: config}
 
 
-def _complete(folder: Path) -> dict[str, Any]:
+def _with_defaults(folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig  # Here, because it takes seconds to import.
 
     try:

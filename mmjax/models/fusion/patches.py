@@ -56,9 +56,15 @@ class PatchInputConfig(ImageInputConfig):
         return self.image_mean, self.image_std
 
     @property
-    def num_parts(self) -> int:
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
         rows, columns = self.image_shape
-        return rows // self.patch_size * (columns // self.patch_size)
+        return rows // self.patch_size, columns // self.patch_size
+
+    @property
+    def num_parts(self) -> int:
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def num_tokens(self) -> int:
