@@ -24,8 +24,9 @@ from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.evals.masked_words import MaskedWordsEval
 from mmjax.evals.rerank import RerankEval
 from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.seen import Eval
 from mmjax.evals.split import EvalSplit
-from mmjax.evals.suite import Eval, as_json, run_suite
+from mmjax.evals.suite import as_json, run_suite
 from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
 from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.interop.imports import Foreign
@@ -185,6 +186,12 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
     def text(params: Params, text_ids: Array, text_mask: Array) -> Tokens:
         return model(params).encode_text(text_ids, text_mask)
 
+    def image_embed(params: Params, image: Tokens) -> Array:
+        return model(params).embed_image(image)
+
+    def text_embed(params: Params, text: Tokens) -> Array:
+        return model(params).embed_text(text)
+
     def match(params: Params, text: Tokens, image: Tokens) -> Array:
         return model(params).match(text, image)
 
@@ -196,8 +203,18 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
 
     assert isinstance(experiment.model, FusionConfig)
     heads = experiment.model.heads
-    compiled = (jax.jit(image), jax.jit(text), jax.jit(match), jax.jit(words), jax.jit(scale))
-    return PairScorer(*compiled, mesh, can_match=heads.num_pair_classes == 2, can_guess=heads.tokens)
+    return PairScorer(
+        jax.jit(image),
+        jax.jit(text),
+        jax.jit(image_embed),
+        jax.jit(text_embed),
+        jax.jit(match),
+        jax.jit(words),
+        jax.jit(scale),
+        mesh,
+        can_match=heads.num_pair_classes == 2,
+        can_guess=heads.tokens,
+    )
 
 
 class SplitEvals(NamedTuple):
@@ -258,16 +275,13 @@ def _split_evals(
 
 
 def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer: Tokenizer) -> dict[str, Eval]:
-    retrieval = RetrievalEval(encoders, split)
-    evals: dict[str, Eval] = {"retrieval": retrieval}
+    evals: dict[str, Eval] = {"retrieval": RetrievalEval(encoders, split)}
     if encoders.pairs is not None:
         if encoders.pairs.can_match:
             how = config.num_candidates, config.match_weight
-            evals["reranked"] = RerankEval(encoders.pairs, retrieval, split, *how)
+            evals["reranked"] = RerankEval(encoders, split, *how)
         if encoders.pairs.can_guess and tokenizer.mask_id is not None:
-            evals["masked_words"] = MaskedWordsEval(
-                encoders.pairs, retrieval, split, tokenizer.mask_id, tokenizer.special_ids
-            )
+            evals["masked_words"] = MaskedWordsEval(encoders, split, tokenizer.mask_id, tokenizer.special_ids)
     if config.zero_shot is not None and has_classes(split.records):
         evals["zero_shot"] = ZeroShotEval(encoders, split, config.zero_shot)
     return evals

@@ -18,7 +18,7 @@ from mmjax import assembly, command_line, workdir
 from mmjax.data.preprocess import preprocess
 from mmjax.data.sources import list_splits
 from mmjax.errors import UserError
-from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.seen import Seen
 from mmjax.experiment import Experiment, from_values
 from mmjax.interop import imports
 from mmjax.parallel.host_memory import keep_freed_memory
@@ -103,8 +103,7 @@ def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: 
     if not experiment.data.image_key:
         return
     split = next(iter(evaluation.splits.values())).split
-    images = split.embed_images(evaluation.encoders, params)
-    pairs = RetrievalEval(evaluation.encoders, split).pair(params, images)
+    pairs = Seen(evaluation.encoders, split, params).pairs
     if jax.process_index() == 0:
         records = assembly.open_split(experiment.data, experiment.evals.splits[0])
         gallery = make_gallery(pairs, lambda row: preprocess(records[row].image, experiment.data.preprocess))

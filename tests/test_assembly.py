@@ -61,7 +61,7 @@ def test_a_fusion_model_is_evaluated_by_what_it_has_heads_for(tmp_path, heads, e
     experiment = from_values(load_config(str(FUSION)))
     experiment = replace(experiment, evals=replace(experiment.evals, splits=("unseen_concept_noto",)))
     mesh = make_mesh(experiment.mesh)
-    encoders = Encoders(None, None, mesh, PairScorer(None, None, None, None, None, mesh, **heads))
+    encoders = Encoders(None, None, mesh, PairScorer(*[None] * 7, mesh, **heads))
     evaluation = assembly.Evaluation(experiment, assembly.load_tokenizer(experiment), encoders, tmp_path)
     assert set(evaluation.splits["unseen_concept_noto"].evals) == expected
 

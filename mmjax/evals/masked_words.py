@@ -5,15 +5,13 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from mmjax.evals.embed import ImageEmbeds, PairScorer, Tree
-from mmjax.evals.pairs import Towers, encode_texts, pair_words, towers_of
-from mmjax.evals.retrieval import RetrievalEval
-from mmjax.evals.split import EvalSplit
-from mmjax.types import Params
+from mmjax.evals.embed import Tree
+from mmjax.evals.pairs import Towers, encode_texts, pair_words
+from mmjax.evals.seen import Eval, Seen
 
 
 @dataclass(frozen=True)
-class MaskedWordsEval:
+class MaskedWordsEval(Eval):
     """How often the likeliest token is the one that was masked: `with_image`, `other_image` and `without_image`.
 
     Of each caption one token is masked, chosen by its place in the split, and guessed beside its own image, beside the
@@ -25,41 +23,34 @@ class MaskedWordsEval:
     with; so neither is what a model that never had an image would reach.
     """
 
-    scorer: PairScorer
-    retrieval: RetrievalEval
-    split: EvalSplit
     mask_id: int
     special_ids: tuple[int, ...]
 
-    def run(self, params: Params) -> dict[str, float]:
-        return self.score(params, self.split.embed_images(self.retrieval.encoders, params))
-
-    def score(self, params: Params, images: ImageEmbeds) -> dict[str, float]:
-        """The same for images that are embedded already."""
-        pairs = self.retrieval.pair(params, images)
+    def score(self, seen: Seen) -> dict[str, float]:
+        pairs, scorer, params = seen.pairs, seen.encoders.pairs, seen.params
+        assert scorer is not None, "of models that have a fusion"
+        assert pairs.towers is not None
         text_ids, text_mask = self.split.tokenize(list(pairs.captions))
         places = masked_places(text_ids, text_mask, self.special_ids)
         rows = np.arange(len(text_ids))
         labels = text_ids[rows, places]
         masked = text_ids.copy()
         masked[rows, places] = self.mask_id
-        images_tree = towers_of(self.scorer, params, self.split, pairs.rows, list(pairs.captions[:1])).images
-        captions = encode_texts(self.scorer, params, masked, text_mask, self.split.text_batch_size)
-        towers = Towers(images_tree, captions)
+        captions = encode_texts(scorer, params, masked, text_mask, self.split.text_batch_size)
+        towers, blank = Towers(pairs.towers.images, captions), Towers(_blank(pairs.towers.images), captions)
         own = first_image_of(pairs.right, len(rows))
+
+        def accuracy(towers: Towers, image_of: np.ndarray) -> float:
+            asked = np.stack([image_of, rows], axis=1)
+            words = pair_words(scorer, params, towers, asked, self.split.text_batch_size)
+            return float(np.mean(words[rows, places] == labels))
+
         found = {
-            "with_image": self._accuracy(params, towers, own, places, labels),
-            "other_image": self._accuracy(params, towers, np.roll(own, len(own) // 2), places, labels),
-            "without_image": self._accuracy(params, Towers(_blank(images_tree), captions), own, places, labels),
+            "with_image": accuracy(towers, own),
+            "other_image": accuracy(towers, np.roll(own, len(own) // 2)),
+            "without_image": accuracy(blank, own),
         }
         return found | {"gain": found["with_image"] - found["other_image"], "num_captions": float(len(rows))}
-
-    def _accuracy(
-        self, params: Params, towers: Towers, image_of: np.ndarray, places: np.ndarray, labels: np.ndarray
-    ) -> float:
-        asked = np.stack([image_of, np.arange(len(labels))], axis=1)
-        words = pair_words(self.scorer, params, towers, asked, self.split.text_batch_size)
-        return float(np.mean(words[np.arange(len(labels)), places] == labels))
 
 
 def _blank(images: Tree) -> Tree:

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmjax.errors import UserError
-from mmjax.evals.embed import ImageEmbeds, PairScorer
-from mmjax.evals.pairs import pair_scores, towers_of
+from mmjax.evals.pairs import pair_scores
 from mmjax.evals.ranking import hit_rate
-from mmjax.evals.retrieval import KS, Pairs, RetrievalEval
-from mmjax.evals.split import EvalSplit
-from mmjax.types import Params
+from mmjax.evals.retrieval import KS
+from mmjax.evals.seen import Eval, Pairs, Seen
 
 CHUNK = 2**24
 """Similarities held at once."""
 
 
 @dataclass(frozen=True)
-class RerankEval:
+class RerankEval(Eval):
     """Recall at 1, 5 and 10 in both directions, of the `num_candidates` nearest by the towers, put in order by the
     match of both together (ALBEF, Li et al., 2021, section 5.1, with 128 or 256 candidates).
 
@@ -35,9 +33,6 @@ class RerankEval:
     that it can reach.
     """
 
-    scorer: PairScorer
-    retrieval: RetrievalEval
-    split: EvalSplit
     num_candidates: int = 16
     match_weight: float = 1.0
 
@@ -49,21 +44,18 @@ class RerankEval:
         if self.match_weight <= 0:
             raise UserError(f"evals.match_weight = {self.match_weight} must be above 0: 1 takes the match at its word")
 
-    def run(self, params: Params) -> dict[str, float]:
-        return self.score(params, self.split.embed_images(self.retrieval.encoders, params))
-
-    def score(self, params: Params, images: ImageEmbeds) -> dict[str, float]:
-        """The same for images that are embedded already."""
-        pairs = self.retrieval.pair(params, images)
-        towers = towers_of(self.scorer, params, self.split, pairs.rows, list(pairs.captions))
+    def score(self, seen: Seen) -> dict[str, float]:
+        pairs, scorer = seen.pairs, seen.encoders.pairs
+        assert scorer is not None, "of models that have a fusion"
+        assert pairs.towers is not None
         near_texts = nearest(pairs.image_embeds, pairs.text_embeds, self.num_candidates)
         near_images = nearest(pairs.text_embeds, pairs.image_embeds, self.num_candidates)
         negatives = hard_negatives(pairs)
         asked = np.concatenate([_pairs_of(near_texts), _pairs_of(near_images)[:, ::-1], negatives, pairs.right])
         distinct, places = np.unique(asked, axis=0, return_inverse=True)
-        odds = pair_scores(self.scorer, params, towers, distinct, self.split.text_batch_size)
+        odds = pair_scores(scorer, seen.params, pairs.towers, distinct, self.split.text_batch_size)
         similarity = np.sum(pairs.image_embeds[distinct[:, 0]] * pairs.text_embeds[distinct[:, 1]], axis=1)
-        scores = self.match_weight * odds + float(self.scorer.scale(params)) * similarity
+        scores = self.match_weight * odds + float(scorer.scale(seen.params)) * similarity
         cuts = np.cumsum([near_texts.size, near_images.size, len(negatives)])
         by_text, by_image, _, _ = np.split(scores[places.reshape(-1)], cuts)
         _, _, wrong, right = np.split(odds[places.reshape(-1)], cuts)

@@ -1,27 +1,20 @@
-"""Several evaluations of one split that embed its images once, and their results as scripts read them."""
+"""Several evaluations of one split, whose towers run once, and their results as scripts read them."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from mmjax.evals.embed import Encoders, ImageEmbeds
+from mmjax.evals.embed import Encoders
+from mmjax.evals.seen import Eval, Seen
 from mmjax.evals.split import EvalSplit
 from mmjax.types import Params
-
-
-class Eval(Protocol):
-    """An evaluation; the docstring of each says what its numbers mean, and what they do not."""
-
-    def run(self, params: Params) -> dict[str, float]: ...
-
-    def score(self, params: Params, images: ImageEmbeds) -> dict[str, float]: ...
 
 
 def run_suite(
     evals: Mapping[str, Eval], encoders: Encoders, split: EvalSplit, params: Params
 ) -> dict[str, dict[str, float]]:
-    """The result of each evaluation under its name; the images of `split` pass through the tower only once."""
-    images = split.embed_images(encoders, params)
-    return {name: evaluation.score(params, images) for name, evaluation in evals.items()}
+    """The result of each evaluation under its name; images and captions pass through the towers only once."""
+    seen = Seen(encoders, split, params)
+    return {name: evaluation.score(seen) for name, evaluation in evals.items()}
 
 
 def as_json(results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmjax.errors import UserError
-from mmjax.evals.embed import Encoders, ImageEmbeds, embed_texts
+from mmjax.evals.embed import embed_texts
 from mmjax.evals.ranking import hit_rate, ranks
-from mmjax.evals.split import EvalSplit
+from mmjax.evals.seen import Eval, Seen
 from mmjax.types import Params
 
 TEMPLATES = ("{}", "a picture of {}", "an icon of {}")
@@ -27,7 +27,7 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True)
-class ZeroShotEval:
+class ZeroShotEval(Eval):
     """Accuracy of naming the class of an image, among the classes that occur in the split, without training on them.
 
     A class embedding is the normalised mean of the normalised embeddings of its prompts (Radford et al. 2021, section
@@ -38,26 +38,22 @@ class ZeroShotEval:
     many classes there are. Classes of a data set that was trained on are unseen as labels, not as concepts.
     """
 
-    encoders: Encoders
-    split: EvalSplit
     config: ZeroShotConfig = field(default_factory=ZeroShotConfig)
 
-    def run(self, params: Params) -> dict[str, float]:
-        return self.score(params, self.split.embed_images(self.encoders, params))
-
-    def score(self, params: Params, images: ImageEmbeds) -> dict[str, float]:
-        """The same for images that are embedded already.
+    def score(self, seen: Seen) -> dict[str, float]:
+        """See `Eval`.
 
         Raises:
             UserError: no row of the split has a class.
         """
+        images = seen.images
         row_classes = [self.split.records[int(row)].class_name for row in images.rows]
         names = sorted({name for name in row_classes if name is not None})
         if not names:
             raise UserError("zero-shot classification needs classes, and the split has none: unset evals.zero_shot")
         kept = np.array([index for index, name in enumerate(row_classes) if name is not None])
         labels = np.array([names.index(name) for name in row_classes if name is not None])
-        classes = self._class_embeds(params, names)
+        classes = self._class_embeds(seen.params, names)
         right = np.stack([np.arange(len(kept)), labels], axis=1)
         return _accuracies(ranks(images.embeds[kept], classes, right), labels)
 
@@ -65,7 +61,7 @@ class ZeroShotEval:
         """(classes, e) float32, L2-normalised."""
         templates = self.config.templates
         prompts = [template.replace("{}", spoken(name)) for name in names for template in templates]
-        embeds = embed_texts(self.encoders, params, self.split.tokenize, prompts, self.split.text_batch_size)
+        embeds = embed_texts(self.encoders, params, self.split.tokenize, prompts, self.split.text_batch_size).embeds
         means = embeds.reshape(len(names), len(templates), -1).mean(axis=1)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmjax.evals.ranking import ranks
-from mmjax.evals.retrieval import Pairs
+from mmjax.evals.seen import Pairs
 
 GALLERY_FILE = "gallery.npz"
 NUM_ANSWERS = 5

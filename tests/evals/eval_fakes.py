@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from mmjax.evals.embed import Encoders
+from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.evals.split import EvalSplit
 from mmjax.types import Array, Batch, HostBatch, Params
 
@@ -29,8 +29,8 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types=axis_types, devices=devices)
 
 
-def encoders(mesh: Mesh) -> Encoders:
-    return Encoders(jax.jit(_encode_image), jax.jit(_encode_text), mesh)
+def encoders(mesh: Mesh, pairs: PairScorer | None = None) -> Encoders:
+    return Encoders(jax.jit(_encode_image), jax.jit(_encode_text), mesh, pairs)
 
 
 def split_of(records: list[FakeRecord], batch_size: int, angles: dict[str, int] | None = None) -> EvalSplit:
@@ -54,15 +54,19 @@ def _batches(records: list[FakeRecord], batch_size: int) -> Iterator[HostBatch]:
         yield {"image": image, "weights": weights}
 
 
-def _encode_image(params: Params, fields: Batch) -> Array:
+def degrees_of(params: Params, fields: Batch) -> Array:
     high, low = (fields["image"][:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
-    return _on_circle(params, 256 * high + low)
+    return 256 * high + low
+
+
+def _encode_image(params: Params, fields: Batch) -> Array:
+    return on_circle(params, degrees_of(params, fields))
 
 
 def _encode_text(params: Params, text_ids: Array, text_mask: Array) -> Array:
-    return _on_circle(params, jnp.where(text_mask, text_ids, 0)[:, 0].astype(jnp.float32))
+    return on_circle(params, jnp.where(text_mask, text_ids, 0)[:, 0].astype(jnp.float32))
 
 
-def _on_circle(params: Params, degrees: Array) -> Array:
+def on_circle(params: Params, degrees: Array) -> Array:
     radians = jnp.deg2rad(degrees) * params["turn"]
     return jnp.stack([jnp.cos(radians), jnp.sin(radians)], axis=-1)

@@ -22,7 +22,7 @@ def test_a_ragged_split_embeds_exactly_on_any_mesh(sizes: tuple[int, int, int]) 
     images = embed_images(towers, PARAMS, split.batches())
     texts = embed_texts(towers, PARAMS, split.tokenize, [str(angle) for angle in ANGLES], batch_size=8)
     np.testing.assert_allclose(images.embeds, expected(ANGLES), atol=1e-5)
-    np.testing.assert_allclose(texts, expected(ANGLES), atol=1e-5)
+    np.testing.assert_allclose(texts.embeds, expected(ANGLES), atol=1e-5)
     assert images.rows.tolist() == list(range(len(ANGLES)))
 
 
@@ -38,7 +38,7 @@ def test_text_batches_are_rounded_up_to_the_mesh() -> None:
     towers = encoders(mesh_of(8))
     split = split_of([], batch_size=3)
     texts = embed_texts(towers, PARAMS, split.tokenize, ["30", "60", "90"], batch_size=3)
-    np.testing.assert_allclose(texts, expected([30, 60, 90]), atol=1e-5)
+    np.testing.assert_allclose(texts.embeds, expected([30, 60, 90]), atol=1e-5)
 
 
 def test_a_split_without_readable_images_is_one_clear_error() -> None:

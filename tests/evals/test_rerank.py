@@ -1,26 +1,27 @@
 """Reranking and masked words against what a few rows give by hand."""
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmjax.errors import UserError
-from mmjax.evals.embed import PairScorer
+from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.evals.masked_words import MaskedWordsEval, first_image_of, masked_places
 from mmjax.evals.pairs import Towers, pair_scores
 from mmjax.evals.rerank import RerankEval, nearest, reranked
 from mmjax.evals.retrieval import RetrievalEval
-from mmjax.types import Array, Batch, Params
-from tests.evals.eval_fakes import FakeRecord, encoders, mesh_of, split_of
+from mmjax.evals.suite import run_suite
+from mmjax.types import Array, Params
+from tests.evals.eval_fakes import FakeRecord, degrees_of, encoders, mesh_of, on_circle, split_of
 
 PARAMS: Params = {"turn": jnp.float32(1), "scale": jnp.float32(0)}
 MASK, SPECIAL = 999, (0, 999)
-
-
-def _degrees(params: Params, fields: Batch) -> Array:
-    high, low = (fields["image"][:, 0, 0, place].astype(jnp.float32) for place in (0, 1))
-    return 256 * high + low
 
 
 def _ids(params: Params, text_ids: Array, text_mask: Array) -> Array:
@@ -39,14 +40,22 @@ def _words(params: Params, text: Array, image: Array) -> Array:
 
 
 def scorer() -> PairScorer:
-    functions = (jax.jit(function) for function in (_degrees, _ids, _match, _words, lambda params: params["scale"]))
-    return PairScorer(*functions, mesh_of())
+    def text_embed(params: Params, ids: Array) -> Array:
+        return on_circle(params, ids[:, 0])
+
+    def scale(params: Params) -> Array:
+        return params["scale"]
+
+    functions = (degrees_of, _ids, on_circle, text_embed, _match, _words, scale)
+    return PairScorer(*map(jax.jit, functions), mesh=mesh_of())
+
+
+def fusion() -> Encoders:
+    return encoders(mesh_of(), scorer())
 
 
 def evaluation(records: list[FakeRecord], num_candidates: int) -> dict[str, float]:
-    split = split_of(records, batch_size=2)
-    retrieval = RetrievalEval(encoders(mesh_of()), split)
-    return RerankEval(scorer(), retrieval, split, num_candidates).run(PARAMS)
+    return RerankEval(fusion(), split_of(records, batch_size=2), num_candidates).run(PARAMS)
 
 
 def test_three_examples_by_hand() -> None:
@@ -74,9 +83,8 @@ def test_similarity_is_added_times_the_scale() -> None:
     """With a scale that drowns the odds the order is that of the towers."""
     records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
     split = split_of(records, batch_size=2)
-    retrieval = RetrievalEval(encoders(mesh_of()), split)
-    towers = retrieval.run(PARAMS)
-    found = RerankEval(scorer(), retrieval, split, 2).run({**PARAMS, "scale": jnp.float32(1e6)})
+    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
+    found = RerankEval(fusion(), split, 2).run({**PARAMS, "scale": jnp.float32(1e6)})
     for direction in ("image_to_text", "text_to_image"):
         assert found[f"{direction}/r@1"] == towers[f"{direction}/r@1"]
     assert found["match_accuracy"] == 1.0
@@ -87,17 +95,40 @@ def test_the_match_counts_by_its_weight(weight: float, as_the_towers: bool) -> N
     """Beside similarities times 1 the order is that of the towers where the weight is next to nothing."""
     records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
     split = split_of(records, batch_size=2)
-    retrieval = RetrievalEval(encoders(mesh_of()), split)
-    towers = retrieval.run(PARAMS)
-    found = RerankEval(scorer(), retrieval, split, 2, weight).run({**PARAMS, "scale": jnp.float32(1)})
+    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
+    found = RerankEval(fusion(), split, 2, weight).run({**PARAMS, "scale": jnp.float32(1)})
     for direction in ("image_to_text", "text_to_image"):
         assert found[f"{direction}/r@1"] == (towers[f"{direction}/r@1"] if as_the_towers else 1.0)
 
 
 def test_a_weight_that_leaves_the_match_out_is_refused() -> None:
-    retrieval = RetrievalEval(encoders(mesh_of()), split_of([FakeRecord(0, ("40",))], batch_size=2))
     with pytest.raises(UserError, match="match_weight"):
-        RerankEval(scorer(), retrieval, retrieval.split, 2, 0.0)
+        RerankEval(fusion(), split_of([FakeRecord(0, ("40",))], batch_size=2), 2, 0.0)
+
+
+def test_towers_run_once_for_all_evaluations() -> None:
+    """Images in two batches, captions in two and, with a word masked each, in two more."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
+        def call(*arguments: Any) -> Array:
+            calls[name] += 1
+            return function(*arguments)
+
+        return call
+
+    records = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
+    split, pairs = split_of(records, batch_size=2), scorer()
+    pairs = replace(pairs, image=counted("image", pairs.image), text=counted("text", pairs.text))
+    towers = encoders(mesh_of(), pairs)
+    evals = {
+        "retrieval": RetrievalEval(towers, split),
+        "reranked": RerankEval(towers, split, 2),
+        "masked_words": MaskedWordsEval(towers, split, MASK, SPECIAL),
+    }
+    results = run_suite(evals, towers, split, PARAMS)
+    assert calls == {"image": 2, "text": 4}
+    assert results == {name: evaluation.run(PARAMS) for name, evaluation in evals.items()}
 
 
 def test_with_one_candidate_nothing_can_change() -> None:
@@ -134,8 +165,7 @@ def test_masked_words_by_hand() -> None:
     """It guesses the angle of the image that it sees, which is the caption's word for two of three."""
     records = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
     split = split_of(records, batch_size=2)
-    retrieval = RetrievalEval(encoders(mesh_of()), split)
-    found = MaskedWordsEval(scorer(), retrieval, split, MASK, SPECIAL).run(PARAMS)
+    found = MaskedWordsEval(fusion(), split, MASK, SPECIAL).run(PARAMS)
     assert found["with_image"] == 2 / 3
     assert found["other_image"] == 0.0
     assert found["without_image"] == 1 / 3

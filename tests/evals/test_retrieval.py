@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import pytest
 
 from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.seen import Seen
 from tests.evals.eval_fakes import FakeRecord, encoders, mesh_of, split_of
 
 PARAMS = {"turn": jnp.float32(1)}
@@ -71,7 +72,7 @@ def test_pairs_point_back_to_rows_in_the_order_of_the_split() -> None:
     records = [FakeRecord(90, ("Nine",)), FakeRecord(0, ("5",)), FakeRecord(90, ("5",)), FakeRecord(7, ("nine ",))]
     split = split_of(records, 4, {"Nine": 9})
     towers = encoders(mesh_of())
-    pairs = RetrievalEval(towers, split).pair(PARAMS, split.embed_images(towers, PARAMS))
+    pairs = Seen(towers, split, PARAMS).pairs
     assert pairs.captions == ("Nine", "5")
     assert pairs.rows.tolist() == [0, 1, 3]
     assert pairs.right.tolist() == [[0, 0], [0, 1], [1, 1], [2, 0]]

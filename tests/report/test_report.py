@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmjax import ending
-from mmjax.evals.retrieval import Pairs
+from mmjax.evals.seen import Pairs
 from mmjax.report.__main__ import main
 from mmjax.report.gallery import cross_section, load_gallery, make_gallery, save_gallery
 from mmjax.report.page import write_report
@@ -49,7 +49,7 @@ def pairs_of(count: int, seed: int = 0) -> Pairs:
     image = text + rng.normal(size=(count, 8))
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
     captions = tuple(f"caption $<{index}>$" for index in range(count))
-    return Pairs(image, text, captions, np.arange(count), np.stack([np.arange(count)] * 2, axis=1))
+    return Pairs(image, text, captions, np.arange(count), np.stack([np.arange(count)] * 2, axis=1), None)
 
 
 def one_colour(row: int) -> np.ndarray:
