@@ -1,5 +1,6 @@
 """ALBEF under the names of its authors' `ALBEF` for pretraining (Li et al., 2021): timm's ViT and a BERT whose last
-layers have cross-attention. Momentum copies and queues are what training carries, and no part of an export."""
+layers have cross-attention. Momentum copies and queues are what training carries, and no part of an export, as position
+ids are none: their class for pretraining loads one with `strict=False`, and misses nothing but these."""
 
 from collections import Counter
 from collections.abc import Iterable

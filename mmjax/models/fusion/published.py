@@ -10,9 +10,10 @@
 | `vilt` | 111,595,008 | Kim et al. (2021), table 6; without heads |
 | `albef` | see `tests/models/test_fusion.py` | Li et al. (2021), section 3.1 |
 
-All draw matrices and tables as BERT's code does (`nn.parameter.BERT_INIT`); the released PyTorch code of these models
-does not cut the normal off. Masks are exact: where the references add -10,000 to a score, or the least float, a hidden
-token here has no weight at all.
+Layers, tables and heads are drawn as BERT's code does (`nn.parameter.BERT_INIT`); the released PyTorch code of these
+models does not cut the normal off. Patches are drawn with a variance of 1 / inputs (`nn.stem.PatchStem`), where the
+code of ViLT has 0.02 and that of ALBEF PyTorch's default, as it has for projections and the head of the pair. Masks
+are exact: where the references add -10,000 to a score, or the least float, a hidden token here has no weight at all.
 """
 
 from collections.abc import Sequence
@@ -125,7 +126,9 @@ def vilbert(
     """ViLBERT; region 0 is the whole image. In its released code 12 matrices more are stored and not used.
 
     The pair is read from the product of both pooled streams, whose activation is ReLU; of its two classes the authors'
-    first is the right pair. The dropout before it is 0.1 whatever the rest has.
+    first is the right pair. The dropout before it is 0.1 whatever the rest has. Shares of a
+    co-attention are dropped at the rate of the stream that reads; in the authors' code at that of the stream that is
+    read.
     """
     layers = trunks.vilbert(size.depth, image_size.depth, text_before, image_before, inner_width, inner_heads)
     return FusionConfig(
@@ -156,7 +159,11 @@ def lxmert(
     num_attributes: int = 400,
     num_answers: int = 9500,
 ) -> FusionConfig:
-    """LXMERT; `size.depth` is that of the language layers."""
+    """LXMERT; `size.depth` is that of the language layers.
+
+    In `transformers` row 0 of the tables of positions and token types is padding: 0 when it is born, and without a
+    gradient, though the first token of each text has it. Here these rows are drawn, and learn, as the others.
+    """
     layers = trunks.lxmert(size.depth, vision_depth, cross_depth)
     outputs = (("objects", num_objects), ("attributes", num_attributes), ("features", feature_dim))
     return FusionConfig(
