@@ -24,9 +24,9 @@ from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.evals.masked_words import MaskedWordsEval
 from mmjax.evals.rerank import RerankEval
 from mmjax.evals.retrieval import RetrievalEval
-from mmjax.evals.seen import Eval
+from mmjax.evals.seen import Seen
 from mmjax.evals.split import EvalSplit
-from mmjax.evals.suite import as_json, run_suite
+from mmjax.evals.suite import Eval, as_json, run_suite
 from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
 from mmjax.experiment import EvalsConfig, Experiment
 from mmjax.interop.imports import Foreign
@@ -245,7 +245,7 @@ class Evaluation:
     def __call__(self, params: Params) -> dict[str, Any]:
         """`{split: {"retrieval": {...}, "zero_shot": {...}}}` for these parameters."""
         return {
-            name: as_json(run_suite(parts.evals, self.encoders, parts.split, params))
+            name: as_json(run_suite(parts.evals, Seen(self.encoders, parts.split, params)))
             for name, parts in self.splits.items()
         }
 
@@ -275,15 +275,14 @@ def _split_evals(
 
 
 def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer: Tokenizer) -> dict[str, Eval]:
-    evals: dict[str, Eval] = {"retrieval": RetrievalEval(encoders, split)}
+    evals: dict[str, Eval] = {"retrieval": RetrievalEval()}
     if encoders.pairs is not None:
         if encoders.pairs.can_match:
-            how = config.num_candidates, config.match_weight
-            evals["reranked"] = RerankEval(encoders, split, *how)
+            evals["reranked"] = RerankEval(config.num_candidates, config.match_weight)
         if encoders.pairs.can_guess and tokenizer.mask_id is not None:
-            evals["masked_words"] = MaskedWordsEval(encoders, split, tokenizer.mask_id, tokenizer.special_ids)
+            evals["masked_words"] = MaskedWordsEval(tokenizer.mask_id, tokenizer.special_ids)
     if config.zero_shot is not None and has_classes(split.records):
-        evals["zero_shot"] = ZeroShotEval(encoders, split, config.zero_shot)
+        evals["zero_shot"] = ZeroShotEval(config.zero_shot)
     return evals
 
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from mmjax.evals.embed import Tree
 from mmjax.evals.pairs import Towers, encode_texts, pair_words
-from mmjax.evals.seen import Eval, Seen
+from mmjax.evals.seen import Seen
 
 
 @dataclass(frozen=True)
-class MaskedWordsEval(Eval):
+class MaskedWordsEval:
     """How often the likeliest token is the one that was masked: `with_image`, `other_image` and `without_image`.
 
     Of each caption one token is masked, chosen by its place in the split, and guessed beside its own image, beside the
@@ -27,22 +27,22 @@ class MaskedWordsEval(Eval):
     special_ids: tuple[int, ...]
 
     def score(self, seen: Seen) -> dict[str, float]:
-        pairs, scorer, params = seen.pairs, seen.encoders.pairs, seen.params
+        pairs, split, scorer, params = seen.pairs, seen.split, seen.encoders.pairs, seen.params
         assert scorer is not None, "of models that have a fusion"
         assert pairs.towers is not None
-        text_ids, text_mask = self.split.tokenize(list(pairs.captions))
+        text_ids, text_mask = split.tokenize(list(pairs.captions))
         places = masked_places(text_ids, text_mask, self.special_ids)
         rows = np.arange(len(text_ids))
         labels = text_ids[rows, places]
         masked = text_ids.copy()
         masked[rows, places] = self.mask_id
-        captions = encode_texts(scorer, params, masked, text_mask, self.split.text_batch_size)
+        captions = encode_texts(scorer, params, masked, text_mask, split.text_batch_size)
         towers, blank = Towers(pairs.towers.images, captions), Towers(_blank(pairs.towers.images), captions)
         own = first_image_of(pairs.right, len(rows))
 
         def accuracy(towers: Towers, image_of: np.ndarray) -> float:
             asked = np.stack([image_of, rows], axis=1)
-            words = pair_words(scorer, params, towers, asked, self.split.text_batch_size)
+            words = pair_words(scorer, params, towers, asked, split.text_batch_size)
             return float(np.mean(words[rows, places] == labels))
 
         found = {

@@ -8,14 +8,14 @@ from mmjax.errors import UserError
 from mmjax.evals.pairs import pair_scores
 from mmjax.evals.ranking import hit_rate
 from mmjax.evals.retrieval import KS
-from mmjax.evals.seen import Eval, Pairs, Seen
+from mmjax.evals.seen import Pairs, Seen
 
 CHUNK = 2**24
 """Similarities held at once."""
 
 
 @dataclass(frozen=True)
-class RerankEval(Eval):
+class RerankEval:
     """Recall at 1, 5 and 10 in both directions, of the `num_candidates` nearest by the towers, put in order by the
     match of both together (ALBEF, Li et al., 2021, section 5.1, with 128 or 256 candidates).
 
@@ -53,7 +53,7 @@ class RerankEval(Eval):
         negatives = hard_negatives(pairs)
         asked = np.concatenate([_pairs_of(near_texts), _pairs_of(near_images)[:, ::-1], negatives, pairs.right])
         distinct, places = np.unique(asked, axis=0, return_inverse=True)
-        odds = pair_scores(scorer, seen.params, pairs.towers, distinct, self.split.text_batch_size)
+        odds = pair_scores(scorer, seen.params, pairs.towers, distinct, seen.split.text_batch_size)
         similarity = np.sum(pairs.image_embeds[distinct[:, 0]] * pairs.text_embeds[distinct[:, 1]], axis=1)
         scores = self.match_weight * odds + float(scorer.scale(seen.params)) * similarity
         cuts = np.cumsum([near_texts.size, near_images.size, len(negatives)])

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from mmjax.evals.ranking import hit_rate, ranks
-from mmjax.evals.seen import Eval, Pairs, Seen
+from mmjax.evals.seen import Pairs, Seen
 
 KS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
-class RetrievalEval(Eval):
+class RetrievalEval:
     """Recall at 1, 5 and 10 in both directions, as fractions.
 
     `image_to_text/r@k` is the share of distinct images with a caption of theirs among the k nearest of all distinct

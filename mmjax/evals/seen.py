@@ -52,21 +52,6 @@ class Seen:
         return Pairs(images.embeds[places], texts.embeds, captions, images.rows[places], right, towers)
 
 
-@dataclass(frozen=True)
-class Eval:
-    """An evaluation of a split; the docstring of each says what its numbers mean, and what they do not."""
-
-    encoders: Encoders
-    split: EvalSplit
-
-    def run(self, params: Params) -> dict[str, float]:
-        return self.score(Seen(self.encoders, self.split, params))
-
-    def score(self, seen: Seen) -> dict[str, float]:
-        """The same of what other evaluations have seen already."""
-        raise NotImplementedError
-
-
 def relate(digests: np.ndarray, row_captions: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Distinct captions, the first row of each distinct image, and the right (image, caption) pairs.
 

@@ -1,19 +1,19 @@
 """Several evaluations of one split, whose towers run once, and their results as scripts read them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from mmjax.evals.embed import Encoders
-from mmjax.evals.seen import Eval, Seen
-from mmjax.evals.split import EvalSplit
-from mmjax.types import Params
+from mmjax.evals.seen import Seen
 
 
-def run_suite(
-    evals: Mapping[str, Eval], encoders: Encoders, split: EvalSplit, params: Params
-) -> dict[str, dict[str, float]]:
+class Eval(Protocol):
+    """An evaluation; the docstring of each says what its numbers mean, and what they do not."""
+
+    def score(self, seen: Seen) -> dict[str, float]: ...
+
+
+def run_suite(evals: Mapping[str, Eval], seen: Seen) -> dict[str, dict[str, float]]:
     """The result of each evaluation under its name; images and captions pass through the towers only once."""
-    seen = Seen(encoders, split, params)
     return {name: evaluation.score(seen) for name, evaluation in evals.items()}
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from mmjax.errors import UserError
 from mmjax.evals.embed import embed_texts
 from mmjax.evals.ranking import hit_rate, ranks
-from mmjax.evals.seen import Eval, Seen
-from mmjax.types import Params
+from mmjax.evals.seen import Seen
 
 TEMPLATES = ("{}", "a picture of {}", "an icon of {}")
 
@@ -27,7 +26,7 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True)
-class ZeroShotEval(Eval):
+class ZeroShotEval:
     """Accuracy of naming the class of an image, among the classes that occur in the split, without training on them.
 
     A class embedding is the normalised mean of the normalised embeddings of its prompts (Radford et al. 2021, section
@@ -41,27 +40,28 @@ class ZeroShotEval(Eval):
     config: ZeroShotConfig = field(default_factory=ZeroShotConfig)
 
     def score(self, seen: Seen) -> dict[str, float]:
-        """See `Eval`.
+        """The shares.
 
         Raises:
             UserError: no row of the split has a class.
         """
         images = seen.images
-        row_classes = [self.split.records[int(row)].class_name for row in images.rows]
+        row_classes = [seen.split.records[int(row)].class_name for row in images.rows]
         names = sorted({name for name in row_classes if name is not None})
         if not names:
             raise UserError("zero-shot classification needs classes, and the split has none: unset evals.zero_shot")
         kept = np.array([index for index, name in enumerate(row_classes) if name is not None])
         labels = np.array([names.index(name) for name in row_classes if name is not None])
-        classes = self._class_embeds(seen.params, names)
+        classes = self._class_embeds(seen, names)
         right = np.stack([np.arange(len(kept)), labels], axis=1)
         return _accuracies(ranks(images.embeds[kept], classes, right), labels)
 
-    def _class_embeds(self, params: Params, names: list[str]) -> np.ndarray:
+    def _class_embeds(self, seen: Seen, names: list[str]) -> np.ndarray:
         """(classes, e) float32, L2-normalised."""
         templates = self.config.templates
         prompts = [template.replace("{}", spoken(name)) for name in names for template in templates]
-        embeds = embed_texts(self.encoders, params, self.split.tokenize, prompts, self.split.text_batch_size).embeds
+        how = seen.split.tokenize, prompts, seen.split.text_batch_size
+        embeds = embed_texts(seen.encoders, seen.params, *how).embeds
         means = embeds.reshape(len(names), len(templates), -1).mean(axis=1)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,19 +23,17 @@ from mmjax.interop.layouts import Shape
 from mmjax.interop.mapping import without_ignored
 from mmjax.interop.open_clip.files import opened_folder
 from mmjax.interop.shapes import parameter_shapes
+from mmjax.interop.sizes import SIZE_FIELDS, resized
 from mmjax.interop.tensors import Tensors
 from mmjax.models.base import ModelConfig
 from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.vit import ViTConfig
-from mmjax.nn import positions
 from mmjax.optim import paths
 from mmjax.types import Array, Params
 
 HEADS = re.compile(r"(image|text)/(pool|pooler)/.*|(image|text)_projection/.*|log_scale|logit_bias")
 """What `init.backbone_only` leaves as it was born: all that comes after the last layer norm."""
-SIZE_FIELDS = ("image_size", "image_width", "context_len")
-"""May differ from those of the checkpoint: position tables are resized or cut."""
 POOL_FIELDS = ("pool", "pooler")
 """May differ where the checkpoint is one tower: how its tokens are pooled is the config's to choose."""
 JOINT_FIELDS = ("embed_dim", "image_projection", "text_projection", "logit_bias")
@@ -51,7 +49,8 @@ class InitConfig:
         model); "open_clip:DIR", or "big_vision:FILE.npz".
     image_source, text_source: one tower, from a model of that tower alone (ViTModel, ResNetModel; BertModel) or from a
         whole one. They win over `source`.
-    backbone_only: takes the layers alone; what pools them, the projections and the scale of the loss are born anew.
+    backbone_only: takes the layers alone; what pools them, the projections, the heads of a fusion model and the scale
+        of the loss are born anew.
     """
 
     source: str | None = None
@@ -83,14 +82,20 @@ def opened(source: str) -> Iterator[Foreign]:
     Raises:
         UserError: there is none, it is broken, or of a class that has no counterpart here.
     """
+    kind, path = _place(source, OPENERS)
+    with OPENERS[kind](path) as foreign:
+        yield foreign
+
+
+def _place(source: str, kinds: Collection[str]) -> tuple[str, Path]:
+    """The kind of a checkpoint, and where it lies."""
     kind, _, place = source.partition(":")
-    if kind not in OPENERS or not place:
-        raise UserError(f"{source!r} is no checkpoint: {suggestion(kind, OPENERS)} (written as hf:DIR)")
+    if kind not in kinds or not place:
+        raise UserError(f"{source!r} is no checkpoint: {suggestion(kind, kinds)} (written as hf:DIR)")
     path = Path(place).expanduser()
     if not path.exists():
         raise UserError(f"{path} does not exist: give an existing folder or file as {kind}:PATH")
-    with OPENERS[kind](path) as foreign:
-        yield foreign
+    return kind, path
 
 
 @contextlib.contextmanager
@@ -103,9 +108,7 @@ def _hugging_face(folder: Path) -> Iterator[Foreign]:
 @contextlib.contextmanager
 def _opened_fusion(source: str) -> Iterator[Foreign]:
     """The whole fusion model called `source`; raises as `opened`."""
-    folder = Path(source.removeprefix("hf:")).expanduser()
-    if not source.startswith("hf:") or not folder.exists():
-        raise UserError(f"init.source = {source!r} is no fusion model: give an existing folder as hf:DIR")
+    _, folder = _place(source, ("hf",))
     format, files = read_fusion_folder(folder)
     with Tensors(folder, format.prefix) as tensors:
         yield Foreign(source, format, format.read(files), tensors, str(folder))
@@ -176,7 +179,7 @@ def _whole(
         return {}
     with _opened_fusion(init.source) as foreign:
         shapes = {path: leaf.shape for path, leaf in leaves.items()}
-        arrays = whole(model, foreign.spec.model, parameters(foreign), shapes)
+        arrays = whole(model, foreign.spec.model, parameters(foreign), shapes, backbone_only=init.backbone_only)
         found = {path: _like(leaves[path], path, array) for path, array in arrays.items()}
         born = ", ".join(path for path in leaves if path not in found) or "nothing"
         say(f"{_account(foreign, found)}; born anew: {born}")
@@ -268,15 +271,10 @@ def _fitted(path: str, array: np.ndarray, foreign: Foreign, model: DualEncoderCo
     if path == "image/positions":
         ours, theirs = model.image, _tower(foreign, "image")
         assert isinstance(ours, ViTConfig), "only its patches have positions"
-        return _resized(array, theirs, ours)
+        return resized(array, theirs, ours)
     if path == "text/positions":
         return array[: model.text.context_len]
     return array
-
-
-def _resized(table: np.ndarray, theirs: ViTConfig, ours: ViTConfig) -> np.ndarray:
-    rows = table[theirs.num_prefix - ours.num_prefix :]
-    return np.asarray(positions.resize(rows, theirs.grid, ours.grid, num_prefix=ours.num_prefix))
 
 
 def _account(foreign: Foreign, taken: Mapping[str, Array]) -> str:

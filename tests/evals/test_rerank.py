@@ -16,12 +16,14 @@ from mmjax.evals.masked_words import MaskedWordsEval, first_image_of, masked_pla
 from mmjax.evals.pairs import Towers, pair_scores
 from mmjax.evals.rerank import RerankEval, nearest, reranked
 from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.seen import Seen
 from mmjax.evals.suite import run_suite
 from mmjax.types import Array, Params
 from tests.evals.eval_fakes import FakeRecord, degrees_of, encoders, mesh_of, on_circle, split_of
 
 PARAMS: Params = {"turn": jnp.float32(1), "scale": jnp.float32(0)}
 MASK, SPECIAL = 999, (0, 999)
+WORDS = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
 
 
 def _ids(params: Params, text_ids: Array, text_mask: Array) -> Array:
@@ -55,7 +57,7 @@ def fusion() -> Encoders:
 
 
 def evaluation(records: list[FakeRecord], num_candidates: int) -> dict[str, float]:
-    return RerankEval(fusion(), split_of(records, batch_size=2), num_candidates).run(PARAMS)
+    return RerankEval(num_candidates).score(Seen(fusion(), split_of(records, batch_size=2), PARAMS))
 
 
 def test_three_examples_by_hand() -> None:
@@ -68,7 +70,7 @@ def test_three_examples_by_hand() -> None:
     records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
     found = evaluation(records, num_candidates=2)
     split = split_of(records, batch_size=2)
-    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
+    towers = RetrievalEval().score(Seen(encoders(mesh_of()), split, PARAMS))
     assert towers["text_to_image/r@1"] < 1.0
     assert found["text_to_image/r@1"] == 1.0
     # 45 is 5 from 40 and 40 from its own 85, which is second; 90 is 5 from 85 and 40 from its own 130.
@@ -83,8 +85,8 @@ def test_similarity_is_added_times_the_scale() -> None:
     """With a scale that drowns the odds the order is that of the towers."""
     records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
     split = split_of(records, batch_size=2)
-    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
-    found = RerankEval(fusion(), split, 2).run({**PARAMS, "scale": jnp.float32(1e6)})
+    towers = RetrievalEval().score(Seen(encoders(mesh_of()), split, PARAMS))
+    found = RerankEval(2).score(Seen(fusion(), split, {**PARAMS, "scale": jnp.float32(1e6)}))
     for direction in ("image_to_text", "text_to_image"):
         assert found[f"{direction}/r@1"] == towers[f"{direction}/r@1"]
     assert found["match_accuracy"] == 1.0
@@ -95,15 +97,15 @@ def test_the_match_counts_by_its_weight(weight: float, as_the_towers: bool) -> N
     """Beside similarities times 1 the order is that of the towers where the weight is next to nothing."""
     records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(180, ("220",)), FakeRecord(45, ("85",))]
     split = split_of(records, batch_size=2)
-    towers = RetrievalEval(encoders(mesh_of()), split).run(PARAMS)
-    found = RerankEval(fusion(), split, 2, weight).run({**PARAMS, "scale": jnp.float32(1)})
+    towers = RetrievalEval().score(Seen(encoders(mesh_of()), split, PARAMS))
+    found = RerankEval(2, weight).score(Seen(fusion(), split, {**PARAMS, "scale": jnp.float32(1)}))
     for direction in ("image_to_text", "text_to_image"):
         assert found[f"{direction}/r@1"] == (towers[f"{direction}/r@1"] if as_the_towers else 1.0)
 
 
 def test_a_weight_that_leaves_the_match_out_is_refused() -> None:
     with pytest.raises(UserError, match="match_weight"):
-        RerankEval(fusion(), split_of([FakeRecord(0, ("40",))], batch_size=2), 2, 0.0)
+        RerankEval(2, 0.0)
 
 
 def test_towers_run_once_for_all_evaluations() -> None:
@@ -117,24 +119,36 @@ def test_towers_run_once_for_all_evaluations() -> None:
 
         return call
 
-    records = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
-    split, pairs = split_of(records, batch_size=2), scorer()
+    split, pairs = split_of(WORDS, batch_size=2), scorer()
     pairs = replace(pairs, image=counted("image", pairs.image), text=counted("text", pairs.text))
     towers = encoders(mesh_of(), pairs)
     evals = {
-        "retrieval": RetrievalEval(towers, split),
-        "reranked": RerankEval(towers, split, 2),
-        "masked_words": MaskedWordsEval(towers, split, MASK, SPECIAL),
+        "retrieval": RetrievalEval(),
+        "reranked": RerankEval(2),
+        "masked_words": MaskedWordsEval(MASK, SPECIAL),
     }
-    results = run_suite(evals, towers, split, PARAMS)
+    results = run_suite(evals, Seen(towers, split, PARAMS))
     assert calls == {"image": 2, "text": 4}
-    assert results == {name: evaluation.run(PARAMS) for name, evaluation in evals.items()}
+    assert results == {name: evaluation.score(Seen(towers, split, PARAMS)) for name, evaluation in evals.items()}
+
+
+def test_rows_that_cannot_be_read_and_images_seen_before_change_nothing() -> None:
+    """What the fusion reads of an image is that image's, whatever stands before it in the split."""
+    records = [FakeRecord(0, ("40",)), FakeRecord(90, ("130",)), FakeRecord(45, ("85",)), FakeRecord(180, ("220",))]
+    unreadable, again = FakeRecord(270, ("7",), weight=0.0), FakeRecord(0, ("40",))
+    others = [records[0], unreadable, again, *records[1:]]
+    assert evaluation(others, num_candidates=2) == evaluation(records, num_candidates=2)
+    words = [
+        MaskedWordsEval(MASK, SPECIAL).score(Seen(fusion(), split_of(each, batch_size=2), PARAMS))
+        for each in (WORDS, [WORDS[0], unreadable, WORDS[0], *WORDS[1:]])
+    ]
+    assert words[0] == words[1]
 
 
 def test_with_one_candidate_nothing_can_change() -> None:
     records = [FakeRecord(0, ("40",)), FakeRecord(45, ("85",))]
     found = evaluation(records, num_candidates=1)
-    towers = RetrievalEval(encoders(mesh_of()), split_of(records, batch_size=2)).run(PARAMS)
+    towers = RetrievalEval().score(Seen(encoders(mesh_of()), split_of(records, batch_size=2), PARAMS))
     assert found["image_to_text/r@1"] == towers["image_to_text/r@1"] == 0.5
     assert "image_to_text/r@5" not in found
 
@@ -163,9 +177,8 @@ def test_pairs_are_scored_in_their_order_whatever_the_batch() -> None:
 
 def test_masked_words_by_hand() -> None:
     """It guesses the angle of the image that it sees, which is the caption's word for two of three."""
-    records = [FakeRecord(10, ("10",)), FakeRecord(20, ("20",)), FakeRecord(30, ("31",))]
-    split = split_of(records, batch_size=2)
-    found = MaskedWordsEval(fusion(), split, MASK, SPECIAL).run(PARAMS)
+    split = split_of(WORDS, batch_size=2)
+    found = MaskedWordsEval(MASK, SPECIAL).score(Seen(fusion(), split, PARAMS))
     assert found["with_image"] == 2 / 3
     assert found["other_image"] == 0.0
     assert found["without_image"] == 1 / 3

@@ -9,7 +9,7 @@ PARAMS = {"turn": jnp.float32(1)}
 
 
 def recalls(records: list[FakeRecord], batch_size: int = 4, angles: dict[str, int] | None = None) -> dict[str, float]:
-    return RetrievalEval(encoders(mesh_of()), split_of(records, batch_size, angles)).run(PARAMS)
+    return RetrievalEval().score(Seen(encoders(mesh_of()), split_of(records, batch_size, angles), PARAMS))
 
 
 def test_four_examples_by_hand() -> None:
@@ -55,15 +55,15 @@ def test_only_the_main_caption_is_scored_and_bad_rows_are_left_out() -> None:
 def test_a_collapsed_model_scores_zero() -> None:
     records = [FakeRecord(angle, (str(angle),)) for angle in range(12)]
     split = split_of(records, batch_size=4)
-    result = RetrievalEval(encoders(mesh_of()), split).run({"turn": jnp.float32(0)})
+    result = RetrievalEval().score(Seen(encoders(mesh_of()), split, {"turn": jnp.float32(0)}))
     assert result["image_to_text/r@10"] == result["text_to_image/r@10"] == 0.0
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
 def test_eight_devices_and_a_ragged_batch_give_the_numbers_of_one_device(sizes: tuple[int, int, int]) -> None:
     records = [FakeRecord(17 * row % 360, (str((17 * row + 3 * row * row) % 360),)) for row in range(21)]
-    one = RetrievalEval(encoders(mesh_of()), split_of(records, 8)).run(PARAMS)
-    many = RetrievalEval(encoders(mesh_of(*sizes)), split_of(records, 8)).run(PARAMS)
+    one = RetrievalEval().score(Seen(encoders(mesh_of()), split_of(records, 8), PARAMS))
+    many = RetrievalEval().score(Seen(encoders(mesh_of(*sizes)), split_of(records, 8), PARAMS))
     assert many == one
     assert 0 < one["image_to_text/r@1"] < 1
 

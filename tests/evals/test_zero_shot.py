@@ -3,6 +3,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.evals.retrieval import RetrievalEval
+from mmjax.evals.seen import Seen
 from mmjax.evals.suite import as_json, run_suite
 from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
 from tests.evals.eval_fakes import FakeRecord, encoders, mesh_of, split_of
@@ -22,7 +23,7 @@ RECORDS = [
 
 def test_four_examples_by_hand() -> None:
     """The border between the classes is at 50 degrees, so that of the big cats the one at 51 is wrong."""
-    result = ZeroShotEval(encoders(mesh_of()), split_of(RECORDS, 2, ANGLES), CONFIG).run(PARAMS)
+    result = ZeroShotEval(CONFIG).score(Seen(encoders(mesh_of()), split_of(RECORDS, 2, ANGLES), PARAMS))
     assert result["top1"] == 0.75
     assert result["top5"] == 1.0
     assert result["mean_per_class"] == pytest.approx((2 / 3 + 1) / 2)
@@ -31,7 +32,7 @@ def test_four_examples_by_hand() -> None:
 
 def test_a_split_without_classes_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="needs classes"):
-        ZeroShotEval(encoders(mesh_of()), split_of(RECORDS[-1:], 2), CONFIG).run(PARAMS)
+        ZeroShotEval(CONFIG).score(Seen(encoders(mesh_of()), split_of(RECORDS[-1:], 2), PARAMS))
 
 
 def test_a_template_without_its_place_is_one_clear_error() -> None:
@@ -41,9 +42,9 @@ def test_a_template_without_its_place_is_one_clear_error() -> None:
 
 def test_a_suite_embeds_the_images_once_and_nests_its_results() -> None:
     towers, split = encoders(mesh_of()), split_of(RECORDS, 2, ANGLES)
-    evals = {"retrieval": RetrievalEval(towers, split), "zero_shot": ZeroShotEval(towers, split, CONFIG)}
-    results = run_suite(evals, towers, split, PARAMS)
-    assert results == {name: evaluation.run(PARAMS) for name, evaluation in evals.items()}
+    evals = {"retrieval": RetrievalEval(), "zero_shot": ZeroShotEval(CONFIG)}
+    results = run_suite(evals, Seen(towers, split, PARAMS))
+    assert results == {name: evaluation.score(Seen(towers, split, PARAMS)) for name, evaluation in evals.items()}
     nested = as_json(results)
     assert nested["retrieval"]["image_to_text"]["r@1"] == results["retrieval"]["image_to_text/r@1"]
     assert nested["retrieval"]["num_candidates"] == 5

@@ -134,17 +134,20 @@ def test_albef_starts_from_both(bert: tuple[BertModel, Path], vit: tuple[ViTMode
     assert len(said) == 2
 
 
-def test_positions_are_resized_to_the_image(vit: tuple[ViTModel, Path]) -> None:
+@pytest.mark.parametrize("class_token", [True, False])
+def test_positions_are_resized_to_the_image(class_token: bool, vit: tuple[ViTModel, Path]) -> None:
     """Of a larger image, whose layer norms add 1e-12 to the variance where the folder's add 1e-6."""
     theirs, folder = vit
     image = replace(SIZE, depth=2)
     model = published.albef(SIZE, image, WORDS, fusion_depth=2, image_side=20, patch_size=4, embed_dim=8)
+    model = replace(model, image=replace(model.image, class_token=class_token))
     fusion, _ = started(model, InitConfig(image_source=f"hf:{folder}"))
     table = theirs.embeddings.position_embeddings[0].detach().numpy()
     found = np.asarray(fusion.image.positions[...])
-    assert found.shape == (1 + 25, 24)
-    np.testing.assert_array_equal(found[0], table[0])
-    np.testing.assert_array_equal(found, positions.resize(table, (3, 3), (5, 5), num_prefix=1))
+    assert found.shape == (class_token + 25, 24)
+    if class_token:
+        np.testing.assert_array_equal(found[0], table[0])
+    np.testing.assert_array_equal(found[-25:], positions.resize(table[1:], (3, 3), (5, 5)))
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +218,31 @@ def test_a_whole_model_is_taken_whole(name: str, tmp_path: Path) -> None:
     assert "answer_head/out/bias" in said[0].partition("born anew: ")[2]
 
 
+def test_a_stream_wins_over_the_whole_model_and_heads_can_be_left(bert: tuple[BertModel, Path], tmp_path: Path) -> None:
+    stream, text_folder = bert
+    sizes = SIZES | LAYERS | {"max_position_embeddings": 8, "num_hidden_layers": 3}
+    torch.manual_seed(4)
+    theirs = BertForPreTraining(BertConfig(**sizes, type_vocab_size=1))
+    theirs.save_pretrained(tmp_path)
+    model = published.bert(SIZE, WORDS)
+    sources = {"source": f"hf:{tmp_path}", "text_source": f"hf:{text_folder}"}
+    fusion, said = started(model, InitConfig(**sources, backbone_only=True))
+    table = stream.embeddings.word_embeddings.weight.detach().numpy()
+    np.testing.assert_array_equal(np.asarray(fusion.text.tokens.table[...])[:101], table)
+    born = said[0].partition("born anew: ")[2].split(", ")
+    assert {path.split("/")[0] for path in born} == {"pooler", "token_head", "pair_head"}
+    fusion, _ = started(model, InitConfig(source=f"hf:{tmp_path}"))
+    pair = theirs.cls.seq_relationship.weight.detach().numpy()
+    np.testing.assert_array_equal(np.asarray(fusion.pair_head.kernel[...]).T, pair)
+
+
 @pytest.mark.parametrize(
     ("model", "init", "message"),
     [
         (UNITER, {"source": "hf:{bert}"}, "init.source is not of this config: it needs "),
         (UNITER, {"source": "hf:{vit}"}, "holds a model of type 'vit': "),
-        (UNITER, {"source": "hf:nowhere"}, "'hf:nowhere' is no fusion model: give an existing folder as hf:DIR"),
-        (UNITER, {"source": "big_vision:{vit}"}, "is no fusion model: give an existing folder as hf:DIR"),
+        (UNITER, {"source": "hf:nowhere"}, "nowhere does not exist: give an existing folder or file as hf:PATH"),
+        (UNITER, {"source": "big_vision:{vit}"}, r"is no checkpoint: use one of hf \(written as hf:DIR\)"),
         (UNITER, {"image_source": "hf:{vit}"}, "fills patches or a grid, which this model has not"),
         (UNITER_OF_GRID, {"image_source": "hf:{vit}"}, "holds a ViTConfig: name a ResNetModel for a grid"),
         (

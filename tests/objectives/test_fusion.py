@@ -32,6 +32,7 @@ from mmjax.models.fusion.heads import HeadsConfig, RegionHeadConfig
 from mmjax.models.fusion.model import Fusion, FusionConfig
 from mmjax.models.fusion.patches import PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary
+from mmjax.objectives import fusion_step
 from mmjax.objectives.base import ObjectiveConfig
 from mmjax.objectives.contrastive import ContrastiveConfig
 from mmjax.objectives.fusion import FusionObjectiveConfig
@@ -45,6 +46,7 @@ from mmjax.objectives.fusion_terms import (
     TokenTerm,
 )
 from mmjax.objectives.masking import MaskingConfig
+from mmjax.objectives.negatives import sample_negatives
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training import gradients
@@ -272,6 +274,21 @@ def test_negatives_are_drawn_by_the_scale_of_the_contrast() -> None:
     assert scales == pytest.approx([20.0, 50.0])
     random = replace(objective, match=MatchTerm(negatives="random"))
     assert float(random.similarity_scale({"log_scale": jnp.zeros(())})) == 0
+
+
+def test_the_bound_holds_where_negatives_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        used.append(float(arguments[2]))
+        return sample_negatives(*arguments, **options)
+
+    monkeypatch.setattr(fusion_step, "sample_negatives", spy)
+    objective = FusionObjectiveConfig(contrast=ContrastTerm(largest_scale=50.0), match=MatchTerm()).build()
+    fusion, batch = ALBEF.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    fusion.log_scale[...] = jnp.log(80.0)
+    objective.loss(fusion, objective.encode(fusion, batch, None), batch, {}, jax.random.key(0))
+    assert used == [pytest.approx(math.log(50.0))]
 
 
 def test_matches_are_of_pairs_and_of_others() -> None:

@@ -1,5 +1,6 @@
 """Fusion models that start from foreign weights: a whole model, or streams of a BERT, a ViT, a ResNet."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,12 +16,12 @@ from mmjax.interop.huggingface import bert, resnet, vit
 from mmjax.interop.huggingface.layers import norm
 from mmjax.interop.layouts import PATCHES, SAME, Shape, reshaped
 from mmjax.interop.mapping import Row, Table, partly_to_ours
+from mmjax.interop.sizes import SIZE_FIELDS, resized
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.patches import GridInputConfig, PatchInputConfig
 from mmjax.models.resnet import ResNetConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
-from mmjax.nn import positions
 from mmjax.nn.bimodal import Layer, Name
 from mmjax.nn.block import BlockConfig
 
@@ -32,8 +33,10 @@ NEGLIGIBLE_EPS = 1e-5
 """Two that layer norms add to a variance give the same up to rounding where they differ by less."""
 FREE_FIELDS = ("heads", "pooler", "embed_dim", "embed_pool")
 """May differ from those of the whole model that is started from: what is read from the streams, not the streams."""
-SIZE_FIELDS = ("image_size", "image_width", "context_len")
-"""May differ everywhere: positions are resized or cut."""
+HEADS = re.compile(
+    r"(token_head|pair_head|answer_head|region_heads|pooler|text_projection|image_projection)/.*|log_scale"
+)
+"""What `init.backbone_only` leaves as it was born."""
 GRID_FIELDS = (
     *("embedding_dim", "stage_dims", "depths", "layer", "activation"),
     *("downsample_in_first_stage", "downsample_in_bottleneck"),
@@ -135,7 +138,9 @@ def fitted(model: FusionConfig, theirs: Tower | FusionConfig, path: str, array: 
         UserError: a table of the text has too few.
     """
     if path in IMAGE_TABLES and isinstance(model.image, PatchInputConfig):
-        return _resized(array, model.image, theirs.image if isinstance(theirs, FusionConfig) else theirs)
+        patches = theirs.image if isinstance(theirs, FusionConfig) else theirs
+        assert isinstance(patches, ViTConfig | PatchInputConfig), "checked before anything is read"
+        return resized(array, patches, model.image)
     if path not in TEXT_TABLES:
         return array
     wanted = model.text.context_len if path == "text/positions" else model.text.num_token_types
@@ -144,21 +149,16 @@ def fitted(model: FusionConfig, theirs: Tower | FusionConfig, path: str, array: 
     return array[:wanted]
 
 
-def _resized(table: np.ndarray, ours: PatchInputConfig, theirs: object) -> np.ndarray:
-    """Positions of patches over another image, without that of a class token that ours lacks."""
-    assert isinstance(theirs, ViTConfig | PatchInputConfig)
-    first = theirs.num_prefix if isinstance(theirs, ViTConfig) else int(theirs.class_token)
-    rows = table[first - ours.class_token :]
-    return np.asarray(positions.resize(rows, theirs.grid, ours.grid, num_prefix=int(ours.class_token)))
-
-
 def whole(
     model: FusionConfig,
     theirs: FusionConfig,
     parameters: Iterator[tuple[str, np.ndarray]],
     shapes: Mapping[str, Shape],
+    *,
+    backbone_only: bool,
 ) -> dict[str, np.ndarray]:
-    """Of `parameters` of a whole model those that the new one has in these `shapes`: a head of other classes is left.
+    """Of `parameters` of a whole model those that the new one has in these `shapes`: a head of other classes is left,
+    and of `backbone_only` every head.
 
     Raises:
         UserError: the streams of the two differ.
@@ -168,7 +168,8 @@ def whole(
     if refused:
         shown = ", ".join(f"model.{field}={found!r}" for field, (_, found) in sorted(refused.items()))
         raise UserError(f"init.source is not of this config: it needs {shown}")
-    found = ((path, fitted(model, theirs, path, array)) for path, array in parameters)
+    wanted = (entry for entry in parameters if not (backbone_only and HEADS.fullmatch(entry[0])))
+    found = ((path, fitted(model, theirs, path, array)) for path, array in wanted)
     return {path: array for path, array in found if array.shape == shapes.get(path)}
 
 

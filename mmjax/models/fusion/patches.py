@@ -67,8 +67,13 @@ class PatchInputConfig(ImageInputConfig):
         return rows * columns
 
     @property
+    def num_prefix(self) -> int:
+        """Tokens in front of the patches."""
+        return int(self.class_token)
+
+    @property
     def num_tokens(self) -> int:
-        return self.class_token + self.num_parts
+        return self.num_prefix + self.num_parts
 
     def build(self, key: Key) -> "PatchInput":
         return PatchInput(self, key)
