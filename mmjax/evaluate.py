@@ -24,6 +24,7 @@ from mmjax.interop import imports
 from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.report.gallery import make_gallery, save_gallery
+from mmjax.report.wording import of_pairs
 from mmjax.training.checkpoint import Checkpoints
 from mmjax.types import Params
 
@@ -143,14 +144,8 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for split, evals in results.items():
-        if "reranked" in evals:
-            matched = evals["reranked"]["match_accuracy"]
-            console.print(f"{split}: match of right pairs and nearest wrong ones {matched:.1%} (chance 50%)")
-        if "masked_words" in evals:
-            words = evals["masked_words"]
-            own, other, none = (words[name] for name in ("with_image", "other_image", "without_image"))
-            shares = f"{own:.1%} with the image, {other:.1%} with another one, {none:.1%} with none"
-            console.print(f"{split}: masked words right {shares}")
+        for clause in of_pairs(evals):
+            console.print(f"{split}: {clause}")
     for split, evals in results.items():
         if "zero_shot" in evals:
             zero_shot = evals["zero_shot"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmjax.config import flatten
 from mmjax.report.run import Run
-from mmjax.report.wording import duration, percent, written
+from mmjax.report.wording import duration, of_pairs, percent, written
 from mmjax.training.profile import verdict
 
 SETTINGS = {
@@ -63,8 +63,7 @@ def title(run: Run) -> str:
 
 def headline(run: Run) -> tuple[str, dict[str, Any]] | None:
     """The first split that was scored for retrieval, and its results."""
-    scored = ((split, results["retrieval"]) for split, results in run.results.items() if "retrieval" in results)
-    return next(scored, None)
+    return next(((split, results) for split, results in run.results.items() if "retrieval" in results), None)
 
 
 def summary(run: Run) -> str:
@@ -75,11 +74,11 @@ def summary(run: Run) -> str:
     if first is None:
         return f"{trained} It has not been evaluated yet."
     split, results = first
-    recall = percent(results["image_to_text"]["r@1"])
-    chance = percent(1 / results["num_candidates"])
+    count = results["retrieval"]["num_candidates"]
+    recall, chance = percent(_in_order(results)["image_to_text"]["r@1"]), percent(1 / count)
     return (
         f"{trained} On {split}, {recall} of the images find their caption at once among "
-        f"{results['num_candidates']:,} captions; guessing would find {chance}."
+        f"{count:,} captions; guessing would find {chance}."
     )
 
 
@@ -89,8 +88,8 @@ def tiles(run: Run) -> list[Tile]:
     if (first := headline(run)) is not None:
         split, results = first
         shown += [
-            Tile("Image to text, R@1", percent(results["image_to_text"]["r@1"]), split),
-            Tile("Text to image, R@1", percent(results["text_to_image"]["r@1"]), split),
+            Tile(f"{name}, R@1", percent(_in_order(results)[direction]["r@1"]), split)
+            for direction, name in (("image_to_text", "Image to text"), ("text_to_image", "Text to image"))
         ]
     shown.append(Tile("Loss", f"{np.nanmean(_last_tenth(run, 'loss')):.3f}", "mean of the last tenth of the steps"))
     if "examples_per_sec" in run.metrics:
@@ -102,9 +101,21 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def rows(run: Run) -> list[Row]:
-    """The evaluation table, a line a split."""
-    scored = [(split, results) for split, results in run.results.items() if "retrieval" in results]
-    return [Row(split, (*_retrieval_cells(results), *_zero_shot_cells(run, results))) for split, results in scored]
+    """The evaluation table, a line a split, and one below it where a fusion put the nearest in order."""
+    shown = []
+    for split, results in run.results.items():
+        if "retrieval" in results:
+            shown.append(Row(split, (*_retrieval_cells(results), *_zero_shot_cells(run, results))))
+        if "reranked" in results:
+            shown.append(Row(f"{split}, reranked", (*_reranked_cells(results), *_no_zero_shot(run))))
+    return shown
+
+
+def pair_lines(run: Run) -> list[str]:
+    """What fusion models reach beside retrieval, a sentence a split."""
+    return [
+        f"{split}: {'; '.join(clauses)}." for split, results in run.results.items() if (clauses := of_pairs(results))
+    ]
 
 
 def has_zero_shot(run: Run) -> bool:
@@ -159,14 +170,34 @@ def _last_tenth(run: Run, name: str) -> np.ndarray:
 def _retrieval_cells(results: dict[str, Any]) -> tuple[str, ...]:
     retrieval = results["retrieval"]
     count = retrieval["num_candidates"]
-    recalls = [retrieval[way][f"r@{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
-    return (f"{count:,}", percent(1 / count), *(f"{100 * recall:.1f}" for recall in recalls))
+    return (f"{count:,}", percent(1 / count), *_recall_cells(retrieval))
+
+
+def _reranked_cells(results: dict[str, Any]) -> tuple[str, ...]:
+    reranked = results["reranked"]
+    return (f"{reranked['num_candidates']} nearest", "", *_recall_cells(reranked))
+
+
+def _recall_cells(scores: dict[str, Any]) -> tuple[str, ...]:
+    """Of fewer candidates than ten there are not all recalls."""
+    recalls = [scores[way].get(f"r@{k}") for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    return tuple("" if recall is None else f"{100 * recall:.1f}" for recall in recalls)
+
+
+def _in_order(results: dict[str, Any]) -> dict[str, Any]:
+    """The recalls of the order that a model gives in the end: that of its fusion, where it has one."""
+    found: dict[str, Any] = results.get("reranked", results["retrieval"])
+    return found
 
 
 def _zero_shot_cells(run: Run, results: dict[str, Any]) -> tuple[str, ...]:
     if not has_zero_shot(run):
         return ()
     if "zero_shot" not in results:
-        return ("", "", "")
+        return _no_zero_shot(run)
     scores = results["zero_shot"]
     return (f"{100 * scores['top1']:.1f}", f"{100 * scores['top5']:.1f}", f"{scores['num_classes']:,}")
+
+
+def _no_zero_shot(run: Run) -> tuple[str, ...]:
+    return ("", "", "") if has_zero_shot(run) else ()

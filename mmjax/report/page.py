@@ -53,6 +53,7 @@ def _parts(run: Run, plots: dict[str, Path]) -> dict[str, Any]:
         "tiles": content.tiles(run),
         "rows": content.rows(run),
         "has_zero_shot": content.has_zero_shot(run),
+        "pair_lines": content.pair_lines(run),
         "data_verdict": content.data_verdict(run),
         "settings": content.settings(run),
         "next_steps": content.next_steps(run),

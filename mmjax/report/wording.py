@@ -1,5 +1,6 @@
 """Figures as a reader would say them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -28,3 +29,16 @@ def duration(secs: float) -> str:
 def written(value: Any) -> str:
     """A config value; whole numbers with their thousands apart."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def of_pairs(results: Mapping[str, Any]) -> list[str]:
+    """What a fusion model reaches on a split beside retrieval, from the results of its evaluations, a clause each."""
+    found = []
+    if "reranked" in results:
+        matched = percent(results["reranked"]["match_accuracy"])
+        found.append(f"match of right pairs and nearest wrong ones {matched} (chance 50%)")
+    if "masked_words" in results:
+        words = results["masked_words"]
+        own, other, none = (percent(words[name]) for name in ("with_image", "other_image", "without_image"))
+        found.append(f"masked words right {own} with the image, {other} with another one, {none} with none")
+    return found

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmjax import ending
 from mmjax.evals.seen import Pairs
+from mmjax.report import content
 from mmjax.report.__main__ import main
 from mmjax.report.gallery import cross_section, load_gallery, make_gallery, save_gallery
 from mmjax.report.page import write_report
@@ -82,6 +83,28 @@ def test_the_page_needs_no_other_file_and_says_what_was_reached(workdir: Path) -
     assert "1,650" in page
     assert "Input keeps up: the step waited 2% of the time for data." in page
     assert f"python -m mmjax.evaluate --workdir &#39;{workdir}&#39; --data imagefolder:DIR" in page
+
+
+def test_what_a_fusion_model_reaches_is_shown(tmp_path: Path) -> None:
+    """The order of its fusion is the headline; of five candidates there is no recall at 10."""
+    write_run(tmp_path)
+    better = {"r@1": 0.437, "r@5": 0.553}
+    fused = {
+        "reranked": {"image_to_text": better, "text_to_image": better, "num_candidates": 5, "match_accuracy": 0.612},
+        "masked_words": {"with_image": 0.311, "other_image": 0.222, "without_image": 0.266},
+    }
+    row = {"step": 40, "unseen_style": results(0.4) | fused, "other": results(0.2)}
+    (tmp_path / "evals.jsonl").write_text(json.dumps(row) + "\n")
+    run = read_run(tmp_path)
+    assert [row.split for row in content.rows(run)] == ["unseen_style", "unseen_style, reranked", "other"]
+    assert content.rows(run)[1].cells == ("5 nearest", "", "43.7", "55.3", "", "43.7", "55.3", "", "", "", "")
+    assert "On unseen_style, 43.7% of the images find their caption at once among 1,650 captions" in content.summary(
+        run
+    )
+    assert [tile.value for tile in content.tiles(run)[:2]] == ["43.7%", "43.7%"]
+    page = write_report(tmp_path).read_text()
+    assert "unseen_style: match of right pairs and nearest wrong ones 61.2% (chance 50%); masked words right" in page
+    assert "31.1% with the image, 22.2% with another one, 26.6% with none." in page
 
 
 def test_captions_are_escaped(workdir: Path) -> None:
