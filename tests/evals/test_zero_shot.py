@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax.numpy as jnp
 import pytest
 
@@ -43,7 +45,10 @@ def test_a_template_without_its_place_is_one_clear_error() -> None:
 def test_a_suite_embeds_the_images_once_and_nests_its_results() -> None:
     towers, split = encoders(mesh_of()), split_of(RECORDS, 2, ANGLES)
     evals = {"retrieval": RetrievalEval(), "zero_shot": ZeroShotEval(CONFIG)}
-    results = run_suite(evals, Seen(towers, split, PARAMS))
+    passes: list[None] = []
+    counted = replace(split, batches=lambda: passes.append(None) or split.batches())
+    results = run_suite(evals, Seen(towers, counted, PARAMS))
+    assert len(passes) == 1
     assert results == {name: evaluation.score(Seen(towers, split, PARAMS)) for name, evaluation in evals.items()}
     nested = as_json(results)
     assert nested["retrieval"]["image_to_text"]["r@1"] == results["retrieval"]["image_to_text/r@1"]

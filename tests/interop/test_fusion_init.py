@@ -256,6 +256,11 @@ def test_a_stream_wins_over_the_whole_model_and_heads_can_be_left(bert: tuple[Be
             {"image_source": "hf:{vit}"},
             r"patch_size = 2 \(4 there\)",
         ),
+        (
+            published.uniter(replace(SIZE, norm_eps=1e-3), WORDS, feature_dim=5, num_classes=4),
+            {"text_source": "hf:{bert}"},
+            r"norm_eps = 0.001 \(1e-12 there\)",
+        ),
         (ALBEF, {"text_source": "hf:{vit}"}, "init.text_source holds a ViTConfig: name a BertModel for text"),
         (
             published.uniter(replace(SIZE, mlp_dim=41), WORDS, feature_dim=5, num_classes=4),
