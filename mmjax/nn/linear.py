@@ -67,16 +67,10 @@ class Axes(NamedTuple):
 
 def _product(axes: Axes, x: Array, matrix: Array) -> Array:
     """x (b, ..., i) times `matrix` (i, o) -> (b, ..., o), in the form that is fastest where it runs."""
-    if _runs_on_cpu():
+    if rules.runs_on_cpu():
         return _product_of_rows(axes, x, matrix)
     formula = f"{axes.leading}i,io->{axes.leading}o"
     return jnp.einsum(formula, x, matrix, out_sharding=rules.spec(axes.leading + axes.output))
-
-
-def _runs_on_cpu() -> bool:
-    """Whether the devices of the mesh are CPUs; without a mesh, those that JAX takes."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

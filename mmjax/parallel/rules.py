@@ -100,6 +100,18 @@ def device_kind(mesh: AnyMesh | None) -> str:
     return abstract.abstract_device.device_kind
 
 
+def runs_on_cpu() -> bool:
+    """Whether the devices of the mesh are CPUs; without a mesh, those that JAX takes."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "cpu"
+
+
+def runs_on_one_cpu() -> bool:
+    """Whether all is computed by one device, and that is a CPU."""
+    mesh = current_mesh()
+    return runs_on_cpu() and (mesh is None or mesh.size == 1)
+
+
 def row_axes(mesh: AnyMesh | None, num_rows: int, *, with_tensor: bool = False) -> tuple[str, ...]:
     """The axes that rows are split over: those of the batch; `with_tensor` also `tensor`, where that divides them.
 

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
+from mmjax.nn import attention as attention_module
 from mmjax.nn.attention import Attention, attention_shares, causal_mask, source_mask
 from tests.tolerances import LAYER, above, relative_errors
 
@@ -38,6 +40,47 @@ def test_attention_equals_the_reference(masked):
     ours = jax.jit(attention)(x.astype(np.float32), source.astype(np.float32), given)
     expected = reference(nnx.to_pure_dict(nnx.state(attention)), x, source, mask)
     assert above(relative_errors(ours, expected), LAYER) == {}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_halves_of_the_batch_are_the_whole(masked, monkeypatch):
+    """Value and gradients, of an odd number of rows; of one mask for all rows, and of one for each."""
+    rng = np.random.default_rng(0)
+    x, source = (rng.normal(size=(3, length, WIDTH)).astype(np.float32) for length in (5, 7))
+    mask = rng.random((3, 1, 1, 7)) < 0.7 if masked else np.tril(np.ones((1, 1, 5, 7), bool))
+    attention = Attention(jax.random.key(0), WIDTH, HEADS)
+    graph, params = nnx.graphdef(attention), nnx.to_pure_dict(nnx.state(attention))
+
+    def found():
+        def loss(params, x, source):
+            return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, source, mask)))
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, x, source)
+
+    whole = found()
+    monkeypatch.setattr(attention_module, "MANY_SCORES", 1)
+    assert above(relative_errors(found(), whole), LAYER) == {}
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "platform", "halves"), [(1, "cpu", True), (8, "cpu", False), (1, "tpu", False)]
+)
+def test_only_one_cpu_computes_in_halves(num_devices, platform, halves):
+    x = np.zeros((2, 128, 1, 1))
+    device = AbstractDevice(platform, 1, platform)
+    with use_abstract_mesh(AbstractMesh((num_devices,), ("data",), (AxisType.Explicit,), abstract_device=device)):
+        assert attention_module._gains_by_halves(x, x) is halves
+        assert not attention_module._gains_by_halves(x[:1], x[:1])
+        assert not attention_module._gains_by_halves(x[:, :64], x)
+
+
+def test_dropout_of_long_sequences_is_of_the_whole_batch(monkeypatch):
+    """Not the same entries of both halves."""
+    x = jnp.ones((4, 3, WIDTH))
+    attention = Attention(jax.random.key(0), WIDTH, HEADS, dropout_rate=0.5)
+    whole = attention(x, key=jax.random.key(1))
+    monkeypatch.setattr(attention_module, "MANY_SCORES", 1)
+    np.testing.assert_array_equal(attention(x, key=jax.random.key(1)), whole)
 
 
 def test_shares_have_the_slope_of_a_softmax_and_alone_are_kept_for_it():

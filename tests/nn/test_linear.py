@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-from mmjax.nn import linear
 from mmjax.nn.linear import MANY_OUTPUTS, Linear
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
@@ -28,7 +27,7 @@ LAYERS = {
 @pytest.mark.parametrize("on_cpu", [True, False], ids=["of rows", "of positions"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_value_and_gradients_are_those_of_the_formula(name, on_cpu, sizes, monkeypatch):
-    monkeypatch.setattr(linear, "_runs_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(rules, "runs_on_cpu", lambda: on_cpu)
     dims, shape, num_inputs = LAYERS[name]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(NUM_ROWS, LENGTH, *shape[:num_inputs])).astype(np.float32)
@@ -64,4 +63,4 @@ def test_value_and_gradients_are_those_of_the_formula(name, on_cpu, sizes, monke
 def test_the_form_is_chosen_by_the_devices_of_the_mesh(platform, on_cpu):
     device = AbstractDevice(platform, 1, platform)
     with use_abstract_mesh(AbstractMesh((1,), ("data",), (AxisType.Explicit,), abstract_device=device)):
-        assert linear._runs_on_cpu() is on_cpu
+        assert rules.runs_on_cpu() is on_cpu
