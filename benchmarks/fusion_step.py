@@ -137,6 +137,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     ),
     "vilt": lambda: Preset(published.vilt(), transformers.ViltModel, vilt_outputs, VILT, transformers.ViltConfig),
     "albef": lambda: Preset(published.albef()),
+    "concatenation": lambda: Preset(published.concatenation()),
 }
 
 

@@ -28,19 +28,27 @@ EPOCH_STEPS = 14_100_000 // BATCH_SIZE
 def get_config() -> ml_collections.ConfigDict:
     contrast = ContrastTerm(queue_batches=65_536 // BATCH_SIZE, distillation_steps=EPOCH_STEPS)
     objective = FusionObjectiveConfig(contrast=contrast, match=MatchTerm(), tokens=TokenTerm(distilled=True))
-    data = DataConfig(
+    data, optim = paired_data(IMAGE_SIZE, BATCH_SIZE), paired_optim()
+    return pretraining(albef(), objective, data, optim, 30 * EPOCH_STEPS).to_config_dict()
+
+
+def paired_data(image_size: int, batch_size: int) -> DataConfig:
+    """Images beside one of their captions."""
+    return DataConfig(
         source="imagefolder:DIR",
         tokenizer="BERT",
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         text_len=TEXT_LEN,
-        preprocess=PreprocessConfig(image_size=IMAGE_SIZE),
+        preprocess=PreprocessConfig(image_size=image_size),
         augment=AugmentConfig(crop_area=(0.2, 1.0), flip_rate=0.5),
         captions=CaptionConfig(style="any"),
     )
-    optim = OptimConfig(
+
+
+def paired_optim() -> OptimConfig:
+    return OptimConfig(
         learning_rate=1e-4,
         weight_decay=0.02,
         clip_norm=0.0,
         schedule=ScheduleConfig(name="cosine", warmup_steps=1_000, end_factor=0.1),
     )
-    return pretraining(albef(), objective, data, optim, 30 * EPOCH_STEPS).to_config_dict()

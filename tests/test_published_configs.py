@@ -12,7 +12,10 @@ from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.program import Program
 from tests.test_config import shipped
 
-NAMES = ("vilbert_base", "lxmert", "uniter_base", "uniter_large", "visual_bert", "vilt", "albef", "bert_base")
+NAMES = (
+    *("vilbert_base", "lxmert", "uniter_base", "uniter_large", "visual_bert", "vilt", "albef", "concatenation"),
+    "bert_base",
+)
 BATCH_SIZE = 8
 
 

@@ -57,6 +57,9 @@ MODELS: dict[str, FusionConfig] = {
         **REGIONS,
     ),
     "uniter": published.uniter(SIZE, WORDS, **REGIONS),
+    "concatenation": published.concatenation(
+        SIZE, replace(SIZE, norm_eps=1e-6), WORDS, fusion_depth=1, image_side=8, patch_size=4, embed_dim=16
+    ),
     "albef": ALBEF,
 }
 PUBLISHED = {
@@ -68,6 +71,7 @@ PUBLISHED = {
     "visual_bert": (published.visual_bert(), 110_895_164),
     "vilt": (published.vilt(), 111_595_008),
     "albef": (published.albef(), 209_937_725),
+    "concatenation": (published.concatenation(), 260_048_189),
 }
 
 
@@ -129,13 +133,17 @@ def on_one_device(name: str) -> Any:
     ids=str,
 )
 def test_every_mesh_gives_what_one_device_gives(name: str, sizes: tuple[int, int, int]) -> None:
-    model = MODELS[name]
+    found = on_mesh(MODELS[name], params_of(MODELS[name]), sizes)
+    assert above(relative_errors(found, on_one_device(name)), LAYER) == {}
+
+
+def on_mesh(model: FusionConfig, params: Any, sizes: tuple[int, int, int]) -> Any:
+    """Value and gradients on a mesh of these sizes."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), model_spec(model.build, mesh).params_spec)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params_of(model), shardings)
-        found = value_and_grads(model, params, jax.device_put(batch_of(), rules.batch_sharding(mesh)))
-    assert above(relative_errors(found, on_one_device(name)), LAYER) == {}
+        placed = jax.device_put(params, shardings)
+        return value_and_grads(model, placed, jax.device_put(batch_of(), rules.batch_sharding(mesh)))
 
 
 def test_how_it_is_run_changes_nothing() -> None:
@@ -148,6 +156,20 @@ def test_how_it_is_run_changes_nothing() -> None:
 def test_bfloat16_is_near() -> None:
     value, _ = value_and_grads(replace(ALBEF, compute_dtype="bfloat16"), params_of(ALBEF), batch_of())
     assert abs(value - on_one_device("albef")[0]) < BFLOAT16
+
+
+def test_everything_at_once_is_near() -> None:
+    """Rematerialised and in bfloat16 on a mesh of all three axes, beside float32 on one device.
+
+    Of the gradient as a whole: that of a single bias may be a small difference of large numbers.
+    """
+    towers, fusion = (replace(trunk, remat="full") for trunk in (ALBEF.towers, ALBEF.fusion))
+    model = replace(ALBEF, towers=towers, fusion=fusion, compute_dtype="bfloat16")
+    value, grads = on_mesh(model, params_of(ALBEF), (2, 2, 2))
+    expected, expected_grads = on_one_device("albef")
+    assert abs(value - expected) < BFLOAT16
+    found, wanted = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (grads, expected_grads))
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2 * BFLOAT16
 
 
 def test_towers_can_be_kept_for_other_partners() -> None:

@@ -106,6 +106,9 @@ MODELS: dict[str, FusionConfig] = {
     "vilt": published.vilt(SIZE, WORDS, image_size=12, patch_size=4),
     "bert": published.bert(SIZE, WORDS),
     "concat": concatenated(),
+    "concatenation": published.concatenation(
+        SIZE, replace(IMAGE_SIZE, width=36, num_heads=4), WORDS, image_side=12, patch_size=4, embed_dim=10
+    ),
     "unlike any": unlike_any(),
     "grid": with_image(GRID, heads=HeadsConfig(regions=(RegionHeadConfig((("codes", 4),)),))),
     "grid, basic": with_image(replace(GRID, tower=BASIC, mask_token=True)),
@@ -160,18 +163,20 @@ def batch_of(model: FusionConfig, padded: bool, num_rows: int = 4, seed: int = 0
         del batch["token_types"]
         batch["text_mask"] = np.arange(TEXT_LEN) < rng.permutation([TEXT_LEN, 5, 3, 1])[:, None]
     if isinstance(model.image, RegionInputConfig):
-        return batch | regions_of(padded, num_rows, rng)
+        return batch | regions_of(padded, num_rows, rng, model.image.feature_dim)
     if model.image is not None:
         batch["image"] = rng.normal(size=(num_rows, *model.image_shape, 3)).astype(np.float32)
     return batch
 
 
-def regions_of(padded: bool, num_rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def regions_of(
+    padded: bool, num_rows: int, rng: np.random.Generator, feature_dim: int = FEATURE_DIM
+) -> dict[str, np.ndarray]:
     """Features and boxes, which are no numbers of a region at padding either."""
     corners = np.sort(rng.uniform(size=(num_rows, NUM_REGIONS, 2, 2)), axis=2)
     counts = np.resize([NUM_REGIONS, 2, 1, 0] if padded else NUM_REGIONS, num_rows)
     return {
-        "region_features": rng.normal(size=(num_rows, NUM_REGIONS, FEATURE_DIM)).astype(np.float32),
+        "region_features": rng.normal(size=(num_rows, NUM_REGIONS, feature_dim)).astype(np.float32),
         "region_boxes": corners.reshape(num_rows, NUM_REGIONS, 4).astype(np.float32),
         "region_mask": np.arange(NUM_REGIONS) < counts[:, None],
     }

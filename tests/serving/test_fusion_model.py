@@ -1,5 +1,6 @@
 """Fusion models in plain PyTorch against the same in JAX."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmjax.interop.fusion.albef import ALBEF
 from mmjax.interop.fusion.own import MMJAX_FUSION, from_reference
 from mmjax.interop.fusion.uniter import UNITER
 from mmjax.interop.fusion.vilbert import VILBERT
+from mmjax.models.fusion import published
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.serving.models.fusion import Fusion
 from tests.parity.fusion_models import Run
@@ -32,7 +34,7 @@ from tests.serving.fusion_cases import (
     weights_of,
     with_image,
 )
-from tests.tolerances import LAYER, above, relative_errors
+from tests.tolerances import LAYER, MODEL, above, relative_errors
 
 CLOSE = 2 * LAYER
 
@@ -65,6 +67,33 @@ def test_it_computes_what_jax_does(name: str) -> None:
         expected, found = jax_results(run, batch, masked), torch_results(module, batch, masked)
         assert found.keys() == expected.keys()
         assert above(relative_errors(found, expected), CLOSE) == {}, padded
+
+
+PUBLISHED = {
+    "vilbert": published.vilbert,
+    "uniter": published.uniter,
+    "albef": published.albef,
+    "concatenation": published.concatenation,
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_compute_what_jax_does(name: str) -> None:
+    """Every output, to 1e-4 relative and, as numbers are of order 1, absolute."""
+    model = PUBLISHED[name]()
+    weights = weights_of(model)
+    # Words are predicted through it: as it is drawn for small widths, their logits would be of order 14.
+    weights["text/tokens/table"] /= 0.5 * math.sqrt(model.text.width)
+    run, module = Run(model, weights), torch_module(model, weights)
+    for padded in (False, True):
+        batch = batch_of(model, padded)
+        expected, found = jax_results(run, batch), torch_results(module, batch)
+        assert found.keys() == expected.keys()
+        assert above(relative_errors(found, expected), MODEL) == {}, padded
+        largest = {key: float(np.abs(found[key] - expected[key]).max()) for key in found}
+        print(f"{name}, padded {padded}: largest difference {max(largest.values()):.1e}")
+        assert above(largest, MODEL) == {}, padded
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.embed_dim])

@@ -8,7 +8,8 @@
 | `uniter`, base and large | 112,938,887 and 340,524,935 | Chen et al. (2020), section 3.1 |
 | `visual_bert` | 110,895,164 | Li et al. (2019) |
 | `vilt` | 111,595,008 | Kim et al. (2021), table 6; without heads |
-| `albef` | see `tests/models/test_fusion.py` | Li et al. (2021), section 3.1 |
+| `albef` | 209,937,725 | Li et al. (2021), section 3.1 |
+| `concatenation` | 260,048,189 | none: the formula of `fusion.concat`, between BERT, ViT-B/16 and two layers |
 
 Layers, tables and heads are drawn as BERT's code does (`nn.parameter.BERT_INIT`); the released PyTorch code of these
 models does not cut the normal off. Patches are drawn with a variance of 1 / inputs (`nn.stem.PatchStem`), where the
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from mmjax.models.fusion import trunks
+from mmjax.models.fusion.concat import ConcatConfig
 from mmjax.models.fusion.heads import HeadsConfig, PoolerConfig, RegionHeadConfig
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.fusion.patches import PatchInputConfig
@@ -283,5 +285,43 @@ def albef(
         image_tower_norm=True,
         pooler=None,
         heads=HeadsConfig(pair="token"),
+        embed_dim=embed_dim,
+    )
+
+
+def concatenation(
+    size: Size = BASE,
+    image_size: Size = Size(norm_eps=1e-6, dropout_rate=0.0, attention_dropout_rate=0.0),
+    vocabulary: Vocabulary = UNCASED,
+    *,
+    fusion_depth: int = 2,
+    image_side: int = 224,
+    patch_size: int = 16,
+    embed_dim: int = 256,
+) -> FusionConfig:
+    """H = Transformer([h_w ; A h_v], [h_v ; A' h_w]): BERT, ViT, and `fusion_depth` joint layers of twice their width.
+
+    Each stream keeps what it has and what it read from the other one apart, see `Concat`. The joint layers have heads
+    as wide as those of the text, and so twice as many. No paper gives sizes: these let both towers start from any
+    BERT-base and ViT-B/16.
+    """
+    wide = replace(size, width=2 * size.width, num_heads=2 * size.num_heads, mlp_dim=2 * size.mlp_dim).block
+    return FusionConfig(
+        text=vocabulary.inputs(size),
+        image=PatchInputConfig(
+            width=image_size.width,
+            dropout_rate=image_size.dropout_rate,
+            image_size=image_side,
+            patch_size=patch_size,
+            class_token=True,
+        ),
+        towers=TrunkConfig(
+            size.block,
+            replace(image_size.block, norm="pre"),
+            (Group((trunks.IMAGE,), image_size.depth), *trunks.text_stack(size.depth)),
+        ),
+        image_tower_norm=True,
+        concat=ConcatConfig(num_heads=size.num_heads, dropout_rate=size.attention_dropout_rate),
+        fusion=TrunkConfig(wide, wide, trunks.single_stream(fusion_depth)),
         embed_dim=embed_dim,
     )
