@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,6 +21,7 @@ from mmjax.data.records import BadRecord, Source
 from mmjax.data.sources import list_splits, open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
+from mmjax.evals.choice import ChoiceEval
 from mmjax.evals.embed import Encoders, PairScorer
 from mmjax.evals.masked_words import MaskedWordsEval
 from mmjax.evals.rerank import RerankEval
@@ -28,11 +30,12 @@ from mmjax.evals.seen import Seen
 from mmjax.evals.split import EvalSplit
 from mmjax.evals.suite import Eval, as_json, run_suite
 from mmjax.evals.zero_shot import ZeroShotConfig, ZeroShotEval
-from mmjax.experiment import EvalsConfig, Experiment
+from mmjax.experiment import EvalsConfig, Experiment, from_values
 from mmjax.interop.imports import Foreign
 from mmjax.models.fusion.model import Fusion, FusionConfig, Tokens
 from mmjax.optim.rules import Rule
 from mmjax.parallel.rules import batch_divisor
+from mmjax.proof.facts import read_facts
 from mmjax.training.program import Program, batch_shapes, build_program
 from mmjax.training.state import ModelSpec, model_spec
 from mmjax.types import Array, Batch, HostBatch, Params
@@ -145,9 +148,14 @@ def model_spec_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> ModelSpec:
 def foreign_experiment(foreign: Foreign) -> Experiment:
     """An experiment that evaluates a foreign checkpoint with its own tokenizer and preprocessing.
 
+    That of an exported fusion model is the one that it was trained by: it says what a match is added to, and what of
+    an image is looked at.
+
     Raises:
         UserError: it is no whole model, or does not say how it wants its images.
     """
+    if isinstance(foreign.spec.model, FusionConfig):
+        return _trained_experiment(foreign)
     model, preprocess = foreign.spec
     if not foreign.tokenizer:
         raise UserError(
@@ -159,6 +167,14 @@ def foreign_experiment(foreign: Foreign) -> Experiment:
         raise UserError(f"{foreign.source} {lacks}, and cannot be evaluated: give a whole model with all its files")
     data = DataConfig(tokenizer=foreign.tokenizer, text_len=model.text.context_len, preprocess=preprocess)
     return Experiment(model, data, evals=EvalsConfig(zero_shot=ZeroShotConfig()))
+
+
+def _trained_experiment(foreign: Foreign) -> Experiment:
+    """The experiment of which `foreign` is an export, with what the folder itself says of model and images."""
+    trained = from_values(read_facts(Path(foreign.tokenizer))["experiment"])
+    model, preprocess = foreign.spec
+    data = replace(trained.data, tokenizer=foreign.tokenizer, preprocess=preprocess or trained.data.preprocess)
+    return replace(trained, model=model, data=data)
 
 
 def encoders(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Encoders:
@@ -187,10 +203,10 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
         return model(params).encode_text(text_ids, text_mask)
 
     def image_embed(params: Params, image: Tokens) -> Array:
-        return model(params).embed_image(image)
+        return model(params).embed_image(image) if experiment.model.embeds else _no_embeds(image)
 
     def text_embed(params: Params, text: Tokens) -> Array:
-        return model(params).embed_text(text)
+        return model(params).embed_text(text) if experiment.model.embeds else _no_embeds(text)
 
     def match(params: Params, text: Tokens, image: Tokens) -> Array:
         return model(params).match(text, image)
@@ -212,9 +228,14 @@ def _pair_scorer(experiment: Experiment, graphdef: nnx.GraphDef, mesh: jax.shard
         jax.jit(words),
         jax.jit(scale),
         mesh,
-        can_match=heads.num_pair_classes == 2,
+        can_match=heads.num_pair_classes == 2 and experiment.objective.matches,
         can_guess=heads.tokens,
     )
+
+
+def _no_embeds(side: Tokens) -> Array:
+    """Float32 (b, 0): what stands for the embeddings of a model that has none."""
+    return side.tokens[:, 0, :0].astype(jnp.float32)
 
 
 class SplitEvals(NamedTuple):
@@ -271,18 +292,40 @@ def _split_evals(
         return tokenizer(texts, data.text_len)
 
     split = EvalSplit(records, batches, tokenize, batch_size)
-    return SplitEvals(split, _evals(config, encoders, split, tokenizer))
+    return SplitEvals(split, _evals(experiment, encoders.pairs, split, tokenizer))
 
 
-def _evals(config: EvalsConfig, encoders: Encoders, split: EvalSplit, tokenizer: Tokenizer) -> dict[str, Eval]:
-    evals: dict[str, Eval] = {"retrieval": RetrievalEval()}
-    if encoders.pairs is not None:
-        if encoders.pairs.can_match:
-            evals["reranked"] = RerankEval(config.num_candidates, config.match_weight)
-        if encoders.pairs.can_guess and tokenizer.mask_id is not None:
-            evals["masked_words"] = MaskedWordsEval(tokenizer.mask_id, tokenizer.special_ids)
-    if config.zero_shot is not None and has_classes(split.records):
+def _evals(
+    experiment: Experiment, scorer: PairScorer | None, split: EvalSplit, tokenizer: Tokenizer
+) -> dict[str, Eval]:
+    """What the run can be scored by.
+
+    Raises:
+        UserError: nothing.
+    """
+    config, embeds = experiment.evals, experiment.model.embeds
+    evals: dict[str, Eval] = {"retrieval": RetrievalEval()} if embeds else {}
+    if scorer is not None:
+        evals |= _evals_of_pairs(config, scorer, tokenizer, embeds)
+    if embeds and config.zero_shot is not None and has_classes(split.records):
         evals["zero_shot"] = ZeroShotEval(config.zero_shot)
+    if not evals:
+        raise UserError(
+            "nothing that was trained can be scored: towers without a common space (model.embed_dim = 0) need "
+            "objective.match, or objective.tokens and a tokenizer with a mask; leave evals.splits out"
+        )
+    return evals
+
+
+def _evals_of_pairs(config: EvalsConfig, scorer: PairScorer, tokenizer: Tokenizer, embeds: bool) -> dict[str, Eval]:
+    """Those of models that look at both sides together."""
+    evals: dict[str, Eval] = {}
+    if scorer.can_match and embeds:
+        evals["reranked"] = RerankEval(config.num_candidates, config.match_weight)
+    elif scorer.can_match:
+        evals["choice"] = ChoiceEval(config.num_candidates)
+    if scorer.can_guess and tokenizer.mask_id is not None:
+        evals["masked_words"] = MaskedWordsEval(tokenizer.mask_id, tokenizer.special_ids)
     return evals
 
 

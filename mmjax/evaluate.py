@@ -19,7 +19,7 @@ from mmjax.data.preprocess import preprocess
 from mmjax.data.sources import list_splits
 from mmjax.errors import UserError
 from mmjax.evals.seen import Seen
-from mmjax.experiment import Experiment, from_values
+from mmjax.experiment import NOTHING_TO_SCORE, Experiment, from_values
 from mmjax.interop import imports
 from mmjax.parallel.host_memory import keep_freed_memory
 from mmjax.parallel.mesh import MeshConfig, make_mesh
@@ -58,10 +58,12 @@ def evaluate_run(options: argparse.Namespace) -> tuple[Experiment, int | None, d
 
 
 def evaluate_foreign(options: argparse.Namespace) -> tuple[Experiment, int | None, dict[str, Any]]:
-    """The same for a foreign checkpoint, which has no step."""
+    """The same for a foreign checkpoint, which has no step; an exported fusion model knows its data."""
     mesh = make_mesh(MeshConfig())
-    with imports.opened(options.model) as foreign, jax.set_mesh(mesh):
-        experiment = chosen_data(assembly.foreign_experiment(foreign), options.data or "emoji", options.split)
+    with imports.opened_export(options.model) as foreign, jax.set_mesh(mesh):
+        experiment = assembly.foreign_experiment(foreign)
+        known = None if experiment.model.fuses else "emoji"
+        experiment = chosen_data(experiment, options.data or known, options.split)
         tokenizer = assembly.load_tokenizer(experiment)
         spec = assembly.model_spec_of(experiment, mesh)
         params = imports.loaded(foreign, spec.params_spec, mesh)
@@ -86,13 +88,10 @@ def chosen_data(experiment: Experiment, source: str | None, split: str | None) -
     """The experiment with the data that the command line asks for; every split of it where none is held out.
 
     Raises:
-        UserError: a model without a common space of images and texts, in which nothing can be retrieved.
+        UserError: a model of which nothing can be scored.
     """
-    if not experiment.model.embeds:
-        raise UserError(
-            "model.embed_dim = 0: the towers have no common space to retrieve in. Train with model.embed_dim above "
-            "0 and a contrast, or read what the objective reached in metrics.jsonl"
-        )
+    if not (experiment.model.embeds or experiment.model.fuses):
+        raise UserError(f"{NOTHING_TO_SCORE}: read what the objective reached in metrics.jsonl")
     if source is not None:
         experiment = assembly.with_source(experiment, source)
     splits = (split,) if split is not None else experiment.evals.splits or list_splits(experiment.data.source)
@@ -101,7 +100,7 @@ def chosen_data(experiment: Experiment, source: str | None, split: str | None) -
 
 def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: Experiment, params: Params) -> None:
     """Keeps a cross-section of the headline split's answers for the report, of data that has pixels to show."""
-    if not experiment.data.image_key:
+    if not (experiment.data.image_key and experiment.model.embeds):
         return
     split = next(iter(evaluation.splits.values())).split
     pairs = Seen(evaluation.encoders, split, params).pairs
@@ -125,22 +124,23 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _percents(recalls: dict[str, float]) -> list[str]:
-    return [f"{value:.1%}" for value in recalls.values()]
+    """At 1, 5 and 10; of fewer candidates than ten there are not all."""
+    return [*(f"{value:.1%}" for value in recalls.values()), "", ""][:3]
 
 
 def show(results: dict[str, Any]) -> None:
     """The results as a table, one row a split and direction."""
     table = Table("split", "direction", "R@1", "R@5", "R@10", "candidates")
     for split, evals in results.items():
-        retrieval = evals["retrieval"]
         for direction, candidates in (("image_to_text", "num_candidates"), ("text_to_image", "num_images")):
             name = direction.replace("_", " ")
-            table.add_row(split, name, *_percents(retrieval[direction]), str(retrieval[candidates]))
-            if "reranked" in evals:
-                within = f"{evals['reranked']['num_candidates']} nearest"
-                # Of fewer candidates than ten there are not all recalls.
-                recalls = [*_percents(evals["reranked"][direction]), "", ""][: len(retrieval[direction])]
-                table.add_row(split, f"{name}, reranked", *recalls, within)
+            if (found := evals.get("retrieval")) is not None:
+                table.add_row(split, name, *_percents(found[direction]), str(found[candidates]))
+            if (found := evals.get("reranked")) is not None:
+                within = f"{found['num_candidates']} nearest"
+                table.add_row(split, f"{name}, reranked", *_percents(found[direction]), within)
+            if (found := evals.get("choice")) is not None:
+                table.add_row(split, f"{name}, chosen", *_percents(found[direction]), f"{found[candidates]} at a time")
     console = Console()
     console.print(table)
     for split, evals in results.items():

@@ -24,6 +24,8 @@ from mmjax.training.logs import LogsConfig
 from mmjax.training.retention import CheckpointConfig
 from mmjax.training.step import TrainConfig
 
+NOTHING_TO_SCORE = "the model neither embeds images and texts in one space nor says anything of a pair"
+
 
 @dataclass(frozen=True)
 class EvalsConfig:
@@ -31,7 +33,8 @@ class EvalsConfig:
 
     `splits` are splits of `data.source`, and the first one is the headline. `zero_shot` classification is left out
     where it is None, and of data whose records name no class. `num_candidates` of the towers are put in order by the
-    fusion, of models that have one, with `match_weight` on what it says beside the towers.
+    fusion, of models that have one, with `match_weight` on what it says beside the towers; where towers have no common
+    space it chooses among as many.
     """
 
     splits: tuple[str, ...] = ()
@@ -113,8 +116,8 @@ def _check_parts(experiment: Experiment) -> None:
         raise UserError("objective.overlap_target compares words: set data.num_words, to 24 for short captions")
     experiment.objective.check_model(model)
     _check_fields(data, experiment.objective.fields(model))
-    if experiment.evals.splits and not model.embeds:
-        raise UserError("evals.splits asks for retrieval, but model.embed_dim = 0: set it, or leave evals.splits out")
+    if experiment.evals.splits and not (model.embeds or model.fuses):
+        raise UserError(f"evals.splits = {experiment.evals.splits}, but {NOTHING_TO_SCORE}: leave evals.splits out")
     positive = {"data.batch_size": data.batch_size, "train.accumulate": experiment.train.accumulate}
     for key, value in positive.items():
         if value < 1:

@@ -49,21 +49,34 @@ FUSION = CONFIG.with_name("albef_emoji.py")
 
 
 @pytest.mark.parametrize(
-    ("heads", "expected"),
+    ("heads", "embed_dim", "expected"),
     [
-        ({}, {"retrieval", "reranked", "masked_words"}),
-        ({"can_match": False}, {"retrieval", "masked_words"}),
-        ({"can_guess": False}, {"retrieval", "reranked"}),
+        ({}, 16, {"retrieval", "reranked", "masked_words"}),
+        ({"can_match": False}, 16, {"retrieval", "masked_words"}),
+        ({"can_guess": False}, 16, {"retrieval", "reranked"}),
+        ({}, 0, {"choice", "masked_words"}),
+        ({"can_match": False}, 0, {"masked_words"}),
     ],
-    ids=["all", "no match", "no words"],
+    ids=["all", "no match", "no words", "no common space", "words alone"],
 )
-def test_a_fusion_model_is_evaluated_by_what_it_has_heads_for(tmp_path, heads, expected):
+def test_a_fusion_model_is_evaluated_by_what_it_has_heads_for(tmp_path, heads, embed_dim, expected):
     experiment = from_values(load_config(str(FUSION)))
+    experiment = replace(experiment, model=replace(experiment.model, embed_dim=embed_dim))
     experiment = replace(experiment, evals=replace(experiment.evals, splits=("unseen_concept_noto",)))
     mesh = make_mesh(experiment.mesh)
     encoders = Encoders(None, None, mesh, PairScorer(*[None] * 7, mesh, **heads))
     evaluation = assembly.Evaluation(experiment, assembly.load_tokenizer(experiment), encoders, tmp_path)
     assert set(evaluation.splits["unseen_concept_noto"].evals) == expected
+
+
+def test_a_run_of_which_nothing_can_be_scored_says_so(tmp_path):
+    experiment = from_values(load_config(str(FUSION)))
+    experiment = replace(experiment, model=replace(experiment.model, embed_dim=0))
+    experiment = replace(experiment, evals=replace(experiment.evals, splits=("unseen_concept_noto",)))
+    mesh = make_mesh(experiment.mesh)
+    encoders = Encoders(None, None, mesh, PairScorer(*[None] * 7, mesh, can_match=False, can_guess=False))
+    with pytest.raises(UserError, match=r"nothing that was trained can be scored: .* leave evals\.splits out"):
+        assembly.Evaluation(experiment, assembly.load_tokenizer(experiment), encoders, tmp_path)
 
 
 def test_a_pair_scorer_knows_the_heads_of_its_model():
@@ -73,6 +86,10 @@ def test_a_pair_scorer_knows_the_heads_of_its_model():
     mesh = make_mesh(experiment.mesh)
     pairs = assembly.encoders(experiment, assembly.model_spec_of(experiment, mesh).graphdef, mesh).pairs
     assert (pairs.can_match, pairs.can_guess) == (True, False)
+    # A head of the pair that nothing taught to match has no say.
+    untaught = replace(experiment, objective=replace(experiment.objective, match=None))
+    pairs = assembly.encoders(untaught, assembly.model_spec_of(untaught, mesh).graphdef, mesh).pairs
+    assert (pairs.can_match, pairs.can_guess) == (False, False)
 
 
 @pytest.mark.parametrize(("tokenizer", "message"), [("emoji", "'emoji\\+mask' has one"), ("emoji+mask", "counts on 5")])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,8 +17,18 @@ from mmjax.report import __main__ as report
 from mmjax.training.jsonl import read_lines
 from tests.data import tiny_regions
 from tests.interop.exported import proven_without
+from tests.tolerances import LAYER
 
 CONFIG = Path(__file__).parent / "tiny_regions_config.py"
+APART = """
+from tests import tiny_regions_config
+
+def get_config():
+    config = tiny_regions_config.get_config()
+    config.model.embed_dim, config.objective.contrast, config.objective.match.negatives = 0, None, "random"
+    return config
+"""
+"""A config of towers without a common space."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +53,22 @@ def test_a_run_on_regions_from_its_data_to_its_report(workdir):
     assert not list(workdir.glob("gallery*"))
 
 
+def test_a_run_without_a_common_space_is_scored_by_what_it_chooses(workdir, tmp_path, capsys):
+    """While it trains, by `evaluate`, and in its report."""
+    data = json.loads((workdir / "config.json").read_text())["data"]["source"]
+    config = tmp_path / "apart.py"
+    config.write_text(APART)
+    assert ending.status(train.main, [f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--data={data}"]) == 0
+    run, scores = tmp_path / "run", tmp_path / "scores.json"
+    (line,) = read_lines(run / "evals.jsonl")
+    assert line["test"].keys() == {"choice", "masked_words"}
+    assert line["test"]["choice"]["num_candidates"] == 3
+    assert ending.status(evaluate.main, [f"--workdir={run}", f"--json={scores}"]) == 0
+    assert json.loads(scores.read_text())["splits"]["test"] == line["test"]
+    assert "image to text, chosen" in capsys.readouterr().out
+    assert ending.status(report.main, [f"--workdir={run}"]) == 0
+
+
 def test_it_is_exported_and_proven_on_regions(workdir, tmp_path):
     """With the regions, boxes and masks of a sample, in a process that has no JAX."""
     pytest.importorskip("torch", reason="exports are proven in torch, which requirements-dev.txt installs")
@@ -51,6 +78,17 @@ def test_it_is_exported_and_proven_on_regions(workdir, tmp_path):
     found = json.loads((tmp_path / prove.PARITY).read_text())["outputs"]
     assert {"text", "image", "answer_logits"} <= found.keys()
     assert max(output["max"] for output in found.values()) < 1e-4
+
+
+def test_an_export_is_scored_as_the_run_is(workdir, tmp_path):
+    """By all evaluations of a fusion model, on the data that it was trained on."""
+    export.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--no-proof"])
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    evaluate.main([f"--workdir={workdir}", f"--json={ours}"])
+    evaluate.main([f"--model=hf:{tmp_path / 'out'}", f"--json={theirs}"])
+    found, expected = (json.loads(path.read_text())["splits"]["test"] for path in (theirs, ours))
+    assert expected.keys() == {"retrieval", "reranked", "masked_words"}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=LAYER), found, expected)
 
 
 def experiment() -> Experiment:

@@ -37,10 +37,7 @@ class RerankEval:
     match_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_candidates < 1:
-            raise UserError(
-                f"evals.num_candidates = {self.num_candidates} must be at least 1: the papers have 16 to 256"
-            )
+        check_num_candidates(self.num_candidates)
         if self.match_weight <= 0:
             raise UserError(f"evals.match_weight = {self.match_weight} must be above 0: 1 takes the match at its word")
 
@@ -51,7 +48,7 @@ class RerankEval:
         near_texts = nearest(pairs.image_embeds, pairs.text_embeds, self.num_candidates)
         near_images = nearest(pairs.text_embeds, pairs.image_embeds, self.num_candidates)
         negatives = hard_negatives(pairs)
-        asked = np.concatenate([_pairs_of(near_texts), _pairs_of(near_images)[:, ::-1], negatives, pairs.right])
+        asked = np.concatenate([pairs_of(near_texts), pairs_of(near_images)[:, ::-1], negatives, pairs.right])
         distinct, places = np.unique(asked, axis=0, return_inverse=True)
         odds = pair_scores(scorer, seen.params, pairs.towers, distinct, seen.split.text_batch_size)
         similarity = np.sum(pairs.image_embeds[distinct[:, 0]] * pairs.text_embeds[distinct[:, 1]], axis=1)
@@ -59,11 +56,11 @@ class RerankEval:
         cuts = np.cumsum([near_texts.size, near_images.size, len(negatives)])
         by_text, by_image, _, _ = np.split(scores[places.reshape(-1)], cuts)
         _, _, wrong, right = np.split(odds[places.reshape(-1)], cuts)
-        recalls = _recalls("image_to_text", near_texts, by_text, pairs.right)
-        recalls |= _recalls("text_to_image", near_images, by_image, pairs.right[:, ::-1])
+        found = recalls("image_to_text", near_texts, by_text, pairs.right)
+        found |= recalls("text_to_image", near_images, by_image, pairs.right[:, ::-1])
         accuracy = (np.mean(right > 0) + np.mean(wrong < 0)) / 2
         counts = {"num_candidates": float(near_texts.shape[1]), "num_passes": float(len(distinct))}
-        return recalls | {"match_accuracy": float(accuracy)} | counts
+        return found | {"match_accuracy": float(accuracy)} | counts
 
 
 def nearest(queries: np.ndarray, candidates: np.ndarray, num: int) -> np.ndarray:
@@ -103,12 +100,19 @@ def reranked(near: np.ndarray, scores: np.ndarray, right: np.ndarray) -> np.ndar
     return np.where(is_right.any(axis=1), before, near.shape[1])
 
 
-def _recalls(direction: str, near: np.ndarray, scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
+def check_num_candidates(num_candidates: int) -> None:
+    """Refuses a choice among none."""
+    if num_candidates < 1:
+        raise UserError(f"evals.num_candidates = {num_candidates} must be at least 1: the papers have 16 to 256")
+
+
+def recalls(direction: str, near: np.ndarray, scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """By name; of fewer candidates than ten there are not all of them."""
     ranks = reranked(near, scores, right)
     return {f"{direction}/r@{k}": hit_rate(ranks, k) for k in KS if k <= near.shape[1]}
 
 
-def _pairs_of(near: np.ndarray) -> np.ndarray:
+def pairs_of(near: np.ndarray) -> np.ndarray:
     """(query, candidate) of every place."""
     queries = np.repeat(np.arange(len(near)), near.shape[1])
     return np.stack([queries, near.reshape(-1)], axis=1)

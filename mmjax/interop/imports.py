@@ -30,6 +30,7 @@ from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.fusion.model import FusionConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.optim import paths
+from mmjax.proof.facts import FACTS, FUSION, kind_of, read_facts
 from mmjax.types import Array, Params
 
 HEADS = re.compile(r"(image|text)/(pool|pooler)/.*|(image|text)_projection/.*|log_scale|logit_bias")
@@ -84,6 +85,15 @@ def opened(source: str) -> Iterator[Foreign]:
     """
     kind, path = _place(source, OPENERS)
     with OPENERS[kind](path) as foreign:
+        yield foreign
+
+
+@contextlib.contextmanager
+def opened_export(source: str) -> Iterator[Foreign]:
+    """As `opened`, of whole models; also a fusion model that `mmjax.export` wrote."""
+    kind, path = _place(source, OPENERS)
+    is_fusion = kind == "hf" and (path / FACTS).exists() and kind_of(read_facts(path)) == FUSION
+    with (_opened_fusion if is_fusion else opened)(source) as foreign:
         yield foreign
 
 

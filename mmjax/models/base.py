@@ -26,6 +26,11 @@ class ModelConfig(ABC):
         return True
 
     @property
+    def fuses(self) -> bool:
+        """Whether it looks at an image and a text together, and says something of the pair."""
+        return False
+
+    @property
     @abstractmethod
     def text_len(self) -> int:
         """The most tokens of a text."""

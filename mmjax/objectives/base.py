@@ -69,6 +69,11 @@ class ObjectiveConfig(ABC):
         them; None where it has one."""
         return {}
 
+    @property
+    def matches(self) -> bool:
+        """Whether it trains the head of a pair to tell a text and an image that belong together from others."""
+        return False
+
     def similarity_scale(self, params: Params) -> Array:
         """What a similarity of the towers adds, times this, to the log odds of a match; see `evals.rerank`."""
         return jnp.zeros(())

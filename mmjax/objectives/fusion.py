@@ -102,6 +102,10 @@ class FusionObjectiveConfig(ObjectiveConfig):
                 wanted[term.fields[0]] = sizes[term.output]
         return wanted
 
+    @property
+    def matches(self) -> bool:
+        return self.match is not None
+
     def similarity_scale(self, params: Params) -> Array:
         """That of the contrast, in proportion to which hard negatives are drawn; 0 for random ones."""
         if self.match is None or self.match.negatives != "hard":

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.config import flatten
-from mmjax.report.run import Run
+from mmjax.report.run import Run, first_order, has_recalls
 from mmjax.report.wording import duration, of_pairs, percent, written
 from mmjax.training.profile import verdict
 
@@ -62,8 +62,8 @@ def title(run: Run) -> str:
 
 
 def headline(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """The first split that was scored for retrieval, and its results."""
-    return next(((split, results) for split, results in run.results.items() if "retrieval" in results), None)
+    """The first split that images and captions were found in, and its results."""
+    return next(((split, results) for split, results in run.results.items() if has_recalls(results)), None)
 
 
 def summary(run: Run) -> str:
@@ -74,7 +74,7 @@ def summary(run: Run) -> str:
     if first is None:
         return f"{trained} It has not been evaluated yet."
     split, results = first
-    count = results["retrieval"]["num_candidates"]
+    count = first_order(results)["num_candidates"]
     recall, chance = percent(_in_order(results)["image_to_text"]["r@1"]), percent(1 / count)
     return (
         f"{trained} On {split}, {recall} of the images find their caption at once among "
@@ -104,8 +104,9 @@ def rows(run: Run) -> list[Row]:
     """The evaluation table, a line a split, and one below it where a fusion put the nearest in order."""
     shown = []
     for split, results in run.results.items():
-        if "retrieval" in results:
-            shown.append(Row(split, (*_retrieval_cells(results), *_zero_shot_cells(run, results))))
+        if has_recalls(results):
+            name = split if "retrieval" in results else f"{split}, chosen"
+            shown.append(Row(name, (*_retrieval_cells(results), *_zero_shot_cells(run, results))))
         if "reranked" in results:
             shown.append(Row(f"{split}, reranked", (*_reranked_cells(results), *_no_zero_shot(run))))
     return shown
@@ -168,9 +169,9 @@ def _last_tenth(run: Run, name: str) -> np.ndarray:
 
 
 def _retrieval_cells(results: dict[str, Any]) -> tuple[str, ...]:
-    retrieval = results["retrieval"]
-    count = retrieval["num_candidates"]
-    return (f"{count:,}", percent(1 / count), *_recall_cells(retrieval))
+    found = first_order(results)
+    count = found["num_candidates"]
+    return (f"{count:,}", percent(1 / count), *_recall_cells(found))
 
 
 def _reranked_cells(results: dict[str, Any]) -> tuple[str, ...]:
@@ -186,8 +187,8 @@ def _recall_cells(scores: dict[str, Any]) -> tuple[str, ...]:
 
 def _in_order(results: dict[str, Any]) -> dict[str, Any]:
     """The recalls of the order that a model gives in the end: that of its fusion, where it has one."""
-    found: dict[str, Any] = results.get("reranked", results["retrieval"])
-    return found
+    found: dict[str, Any] | None = results.get("reranked")
+    return first_order(results) if found is None else found
 
 
 def _zero_shot_cells(run: Run, results: dict[str, Any]) -> tuple[str, ...]:

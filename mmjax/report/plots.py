@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from mmjax.report import style
-from mmjax.report.run import Run, splits_of
+from mmjax.report.run import Run, first_order, has_recalls, splits_of
 
 SMOOTHED_SHARE = 0.02
 """Width of the moving average as a share of the run: wide enough to see the trend, too narrow to shift it."""
@@ -89,11 +90,12 @@ def _robust_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _retrieval_splits(run: Run) -> list[str]:
-    return [split for split, results in run.results.items() if "retrieval" in results]
+    return [split for split, results in run.results.items() if has_recalls(results)]
 
 
-def _recall_at_1(results: dict[str, dict[str, dict[str, float]]]) -> float:
-    return results["retrieval"]["image_to_text"]["r@1"]
+def _recall_at_1(results: dict[str, Any]) -> float:
+    found: float = first_order(results)["image_to_text"]["r@1"]
+    return found
 
 
 def _has(name: str) -> Callable[[Run], bool]:

@@ -45,6 +45,17 @@ def splits_of(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: results for name, results in evaluation.items() if name != "step"}
 
 
+def has_recalls(results: dict[str, Any]) -> bool:
+    """Whether it was asked which image belongs to which caption."""
+    return "retrieval" in results or "choice" in results
+
+
+def first_order(results: dict[str, Any]) -> dict[str, Any]:
+    """The recalls of the towers; of a model whose towers have no common space, of what it chose among a few."""
+    found: dict[str, Any] = results["retrieval"] if "retrieval" in results else results["choice"]
+    return found
+
+
 def _columns(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     names = dict.fromkeys(name for line in lines for name in line)
     # JSON has null for what was not finite, and float64 has NaN.

@@ -34,6 +34,9 @@ def written(value: Any) -> str:
 def of_pairs(results: Mapping[str, Any]) -> list[str]:
     """What a fusion model reaches on a split beside retrieval, from the results of its evaluations, a clause each."""
     found = []
+    if "choice" in results:
+        matched = percent(results["choice"]["match_accuracy"])
+        found.append(f"match of right pairs and others {matched} (chance 50%)")
     if "reranked" in results:
         matched = percent(results["reranked"]["match_accuracy"])
         found.append(f"match of right pairs and nearest wrong ones {matched} (chance 50%)")

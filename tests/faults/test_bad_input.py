@@ -178,9 +178,10 @@ def test_evaluation_without_a_run_or_a_checkpoint(folder: Path, run: Path, error
     assert "holds no checkpoint (steps that it has: none): train first" in error(evaluate.main, f"--workdir={run}")
 
 
-def test_a_model_without_a_common_space_has_nothing_to_retrieve_in() -> None:
-    with pytest.raises(UserError, match=r"model.embed_dim = 0: the towers have no common space to retrieve in"):
-        evaluate.chosen_data(shipped("vilbert_base"), None, "validation")
+def test_of_texts_alone_there_is_nothing_to_score() -> None:
+    with pytest.raises(UserError, match=r"neither embeds .* nor says anything of a pair: read what .* metrics\.jsonl"):
+        evaluate.chosen_data(shipped("bert_base"), None, "validation")
+    assert evaluate.chosen_data(shipped("vilbert_base"), None, "validation").evals.splits == ("validation",)
 
 
 # Orbax leaves a coroutine behind when its writing fails, and the collector complains of it at some later time.

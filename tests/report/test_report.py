@@ -107,6 +107,23 @@ def test_what_a_fusion_model_reaches_is_shown(tmp_path: Path) -> None:
     assert "31.1% with the image, 22.2% with another one, 26.6% with none." in page
 
 
+def test_what_a_model_without_a_common_space_chose_is_shown(tmp_path: Path) -> None:
+    """A recall among 16 is told as such, and never beside one among all."""
+    write_run(tmp_path)
+    chosen = {"r@1": 0.51, "r@5": 0.82, "r@10": 0.93}
+    found = {"image_to_text": chosen, "text_to_image": chosen, "num_candidates": 16, "match_accuracy": 0.702}
+    lines = [{"step": step, "unseen_style": {"choice": found}} for step in (20, 40)]
+    (tmp_path / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(tmp_path)
+    (row,) = content.rows(run)
+    assert row.split == "unseen_style, chosen"
+    assert row.cells == ("16", "6.2%", "51.0", "82.0", "93.0", "51.0", "82.0", "93.0")
+    page = write_report(tmp_path).read_text()
+    assert "On unseen_style, 51.0% of the images find their caption at once among 16 captions" in page
+    assert "unseen_style: match of right pairs and others 70.2% (chance 50%)." in page
+    assert (tmp_path / "recall.png").exists()
+
+
 def test_captions_are_escaped(workdir: Path) -> None:
     page = (workdir / "report.html").read_text()
     assert "caption $&lt;" in page

@@ -139,11 +139,13 @@ def _served(facts: Mapping[str, Any], model: Mapping[str, Any]) -> str:
 
 
 def _row(split: str, scores: Mapping[str, Any]) -> tuple[Any, ...]:
-    retrieval, reranked, words = (scores.get(name, {}) for name in ("retrieval", "reranked", "masked_words"))
+    """Of a model without a common space what it chose among a few stands in the place of retrieval."""
+    choice, reranked, words = (scores.get(name, {}) for name in ("choice", "reranked", "masked_words"))
+    retrieval = scores.get("retrieval", choice)
     recalls = (
         percent(found.get(direction, {}).get("r@1"))
         for direction in ("image_to_text", "text_to_image")
         for found in (retrieval, reranked)
     )
-    shares = (reranked.get("match_accuracy"), words.get("with_image"), words.get("other_image"))
+    shares = ((reranked or choice).get("match_accuracy"), words.get("with_image"), words.get("other_image"))
     return (split, *recalls, *map(percent, shares), retrieval.get("num_candidates", "-"))

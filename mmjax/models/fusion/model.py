@@ -88,6 +88,10 @@ class FusionConfig(ModelConfig):
         return self.embed_dim > 0
 
     @property
+    def fuses(self) -> bool:
+        return self.image is not None and (self.heads.tokens or self.heads.num_pair_classes == 2)
+
+    @property
     def text_len(self) -> int:
         return self.text.context_len
 
