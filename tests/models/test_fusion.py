@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 from jax.sharding import NamedSharding
 from transformers import BertConfig, ViTConfig, ViTModel
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from mmjax.errors import UserError
 from mmjax.interop.formats import Spec
@@ -27,7 +27,7 @@ from mmjax.models.fusion.model import Fusion, FusionConfig, Tokens
 from mmjax.models.fusion.patches import GridInputConfig, PatchInputConfig
 from mmjax.models.fusion.published import Size, Vocabulary
 from mmjax.models.resnet import ResNetConfig
-from mmjax.nn.bimodal import Group, Layer, Masks, Streams, TrunkConfig
+from mmjax.nn.bimodal import Group, Layer, TrunkConfig
 from mmjax.nn.parameter import BERT_INIT, num_parameters
 from mmjax.nn.stack import ALL
 from mmjax.parallel import rules
@@ -36,7 +36,7 @@ from mmjax.training.state import model_spec
 from tests.nn.formulas import attended, normed
 from tests.parity.fusion_models import Run
 from tests.parity.reference import seeded
-from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
+from tests.tolerances import BFLOAT16, LAYER, MODEL, above, relative_errors
 
 STILL = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 SIZE = Size(width=32, depth=2, num_heads=4, mlp_dim=48, **STILL)
@@ -278,68 +278,137 @@ def test_concatenation_is_the_formula() -> None:
 
 
 class TorchALBEF(torch.nn.Module):
-    """The paper's figure 1 of layers of `transformers`: ViT; BERT, whose last layers have cross-attention."""
+    """The paper's figure 1 of parts of `transformers`, under the names of the authors' code but for the ViT's.
 
-    def __init__(self, text: dict[str, int], image: dict[str, int], fusion_depth: int, sizes: dict[str, int]):
+    ViT; BERT, whose last layers have cross-attention, with its head of words; the match from the text's first token,
+    and the projections of the first tokens before any cross-attention, of length 1.
+    """
+
+    def __init__(self, text: dict[str, int], image: dict[str, int], fusion_depth: int, embed_dim: int):
         super().__init__()
-        plain = BertConfig(**text, hidden_act="gelu", attn_implementation="eager")
-        cross = BertConfig(
-            **text, hidden_act="gelu", is_decoder=True, add_cross_attention=True, attn_implementation="eager"
-        )
+        act: dict[str, Any] = {"hidden_act": "gelu", "attn_implementation": "eager"}
+        plain, cross = BertConfig(**text, **act), BertConfig(**text, **act, is_decoder=True, add_cross_attention=True)
         self.visual_encoder = ViTModel(
-            ViTConfig(**image, hidden_act="gelu", layer_norm_eps=1e-6, **sizes), add_pooling_layer=False
+            ViTConfig(**image, hidden_act="gelu", layer_norm_eps=1e-6), add_pooling_layer=False
         )
-        depth = text["num_hidden_layers"]
-        self.layer = torch.nn.ModuleList(
-            BertLayer(cross if number >= depth - fusion_depth else plain) for number in range(depth)
+        self.text_depth, width = plain.num_hidden_layers - fusion_depth, plain.hidden_size
+        layers = (BertLayer(plain if n < self.text_depth else cross) for n in range(plain.num_hidden_layers))
+        encoder = torch.nn.ModuleDict({"layer": torch.nn.ModuleList(layers)})
+        bert = torch.nn.ModuleDict({"embeddings": BertEmbeddings(plain), "encoder": encoder})
+        self.text_encoder = torch.nn.ModuleDict({"bert": bert, "cls": BertOnlyMLMHead(plain)})
+        self.itm_head = torch.nn.Linear(width, 2)
+        self.vision_proj, self.text_proj = (
+            torch.nn.Linear(image["hidden_size"], embed_dim),
+            torch.nn.Linear(width, embed_dim),
         )
+        words = self.text_encoder["cls"].predictions
+        words.decoder.weight, words.decoder.bias = bert["embeddings"].word_embeddings.weight, words.bias
 
-    def forward(self, text: torch.Tensor, mask: torch.Tensor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         image = self.visual_encoder(pixels).last_hidden_state
+        tower = self._run(slice(self.text_depth), self.text_encoder["bert"]["embeddings"](input_ids=ids), mask, {})
+        source = {"encoder_hidden_states": image}
+        text = self._run(slice(self.text_depth, None), tower, mask, source)
+        normalize = torch.nn.functional.normalize
+        return {
+            "text": text,
+            "image": image,
+            "token_logits": self.text_encoder["cls"](text),
+            "pair_logits": self.itm_head(text[:, 0]),
+            "text_embed": normalize(self.text_proj(tower[:, 0]), dim=-1),
+            "image_embed": normalize(self.vision_proj(image[:, 0]), dim=-1),
+        }
+
+    def _run(
+        self, which: slice, text: torch.Tensor, mask: torch.Tensor, source: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         hidden = (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-        for layer in self.layer:
-            source = {"encoder_hidden_states": image} if hasattr(layer, "crossattention") else {}
+        for layer in self.text_encoder["bert"]["encoder"]["layer"][which]:
             text = layer(text, attention_mask=hidden, **source)
             text = text if torch.is_tensor(text) else text[0]
-        return {"text": text, "image": image}
+        return text
 
 
-def test_albef_is_made_of_vit_and_bert() -> None:
-    """Streams from the same text embeddings, with padding, under the names of ALBEF's authors."""
-    text = {"hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 52}
-    image = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 28}
-    theirs = TorchALBEF(text, image, 2, {"image_size": 15, "patch_size": 5}).eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.copy_(torch.from_numpy(seeded.array(name, tuple(parameter.shape))))
-    model = published.albef(
+class ALBEFSize(NamedTuple):
+    """A size of both sides' models, in our words."""
+
+    text: Size
+    image: Size
+    vocabulary: Vocabulary
+    fusion_depth: int
+    image_side: int
+    patch_size: int
+    embed_dim: int
+
+    @property
+    def model(self) -> FusionConfig:
+        sizes = self._asdict()
+        return published.albef(sizes.pop("text"), sizes.pop("image"), sizes.pop("vocabulary"), **sizes)
+
+    @property
+    def theirs(self) -> TorchALBEF:
+        """With seeded weights."""
+        words = {
+            "vocab_size": self.vocabulary.vocab_size,
+            "max_position_embeddings": self.vocabulary.context_len,
+            "type_vocab_size": self.vocabulary.num_token_types,
+        }
+        sides = {"image_size": self.image_side, "patch_size": self.patch_size}
+        text, image = theirs_of(self.text) | words, theirs_of(self.image) | sides
+        module = TorchALBEF(text, image, self.fusion_depth, self.embed_dim).eval()
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(torch.from_numpy(seeded.array(name, tuple(parameter.shape))))
+        return module
+
+
+def theirs_of(size: Size) -> dict[str, int]:
+    return {
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.num_heads,
+        "intermediate_size": size.mlp_dim,
+    }
+
+
+ALBEF_SIZES = {
+    "small": ALBEFSize(
         Size(width=36, depth=3, num_heads=3, mlp_dim=52),
         Size(width=36, depth=2, num_heads=4, mlp_dim=28, norm_eps=1e-6, **STILL),
         WORDS,
         fusion_depth=2,
         image_side=15,
         patch_size=5,
-    )
-    params = dict(ALBEF_FORMAT.parameters(model, albef_weights(theirs, model)))
-    embedded = np.random.default_rng(0).normal(size=(3, 9, 36)).astype(np.float32)
-    pixels = np.random.default_rng(1).normal(size=(3, 15, 15, 3)).astype(np.float32)
-    mask = np.arange(9) < np.asarray([9, 6, 3])[:, None]
-    with torch.no_grad():
-        expected = theirs(*(torch.from_numpy(x) for x in (embedded, mask, pixels.transpose(0, 3, 1, 2).copy())))
-    fusion = Run(model, params).module
-    text_tokens = fusion.towers(Streams(jnp.asarray(embedded), None), Masks(jnp.asarray(mask), None)).text
-    found = fusion.fuse(Tokens(text_tokens, jnp.asarray(mask)), fusion.encode_image({"image": jnp.asarray(pixels)}))
-    for name, x in expected.items():
-        assert above(relative_errors([getattr(found, name)], [x.numpy()]), LAYER) == {}, name
+        embed_dim=10,
+    ),
+    "base": ALBEFSize(published.BASE, Size(norm_eps=1e-6, **STILL), published.UNCASED, 6, 256, 16, 256),
+}
 
 
-def albef_weights(theirs: TorchALBEF, model: FusionConfig) -> dict[str, np.ndarray]:
-    """The layers of both towers as ALBEF's code calls them, and seeded weights for everything else."""
-    shapes = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(model, "both").items()}
-    weights = {name: seeded.array(name, array.shape) for name, array in ALBEF_FORMAT.tensors(model, shapes)}
-    weights |= {"temp": np.float32(0.07)} | {copy.theirs: weights[copy.of] for copy in ALBEF_FORMAT.copies}
-    state = {name: x.numpy() for name, x in theirs.state_dict().items()}
-    return weights | dict(_renamed(state))
+@pytest.mark.parametrize("name", ["small", pytest.param("base", marks=pytest.mark.long)])
+def test_albef_is_made_of_vit_and_bert(name: str) -> None:
+    """Streams, all heads and both embeddings, with padding and without, under the names of ALBEF's authors."""
+    size = ALBEF_SIZES[name]
+    theirs, model = size.theirs, size.model
+    state = {key: x.numpy() for key, x in theirs.state_dict().items()}
+    run = Run(model, dict(ALBEF_FORMAT.parameters(model, {**dict(_renamed(state)), "temp": np.float32(0.07)})))
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, size.vocabulary.vocab_size, (3, 9)).astype(np.int32)
+    pixels = rng.normal(size=(3, size.image_side, size.image_side, 3)).astype(np.float32)
+    for lengths in ([9, 9, 9], [9, 6, 3]):
+        mask = np.arange(9) < np.asarray(lengths)[:, None]
+        with torch.no_grad():
+            given = (ids.astype(np.int64), mask, pixels.transpose(0, 3, 1, 2).copy())
+            expected = {key: x.numpy() for key, x in theirs(*map(torch.from_numpy, given)).items()}
+        batch = {"text_ids": jnp.asarray(ids), "text_mask": jnp.asarray(mask), "image": jnp.asarray(pixels)}
+        streams, outputs = run(batch)
+        found = {"text": streams.text, "image": streams.image} | outputs
+        found |= {
+            "text_embed": run.module.text_embed(batch["text_ids"], batch["text_mask"]),
+            "image_embed": run.module.image_embed(batch),
+        }
+        assert found.keys() == expected.keys()
+        assert above(relative_errors(found, expected), LAYER if name == "small" else MODEL) == {}
 
 
 def _renamed(state: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -355,7 +424,7 @@ def _renamed(state: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     }
     for name, array in state.items():
         if not name.startswith("visual_encoder."):
-            yield f"text_encoder.bert.encoder.{name}", array
+            yield name, array
         elif ".q_proj." in name:
             parts = [state[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
             prefix, _, kind = name.replace("layers.", "blocks.").partition(".attention.q_proj.")
