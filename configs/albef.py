@@ -46,6 +46,7 @@ def paired_data(image_size: int, batch_size: int) -> DataConfig:
 
 
 def paired_optim() -> OptimConfig:
+    """AdamW with a cosine, as the released code has it."""
     return OptimConfig(
         learning_rate=1e-4,
         weight_decay=0.02,

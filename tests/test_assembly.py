@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax import assembly
+from mmjax import assembly, evaluate
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.evals.embed import Encoders, PairScorer
@@ -77,6 +77,13 @@ def test_a_run_of_which_nothing_can_be_scored_says_so(tmp_path):
     encoders = Encoders(None, None, mesh, PairScorer(*[None] * 7, mesh, can_match=False, can_guess=False))
     with pytest.raises(UserError, match=r"nothing that was trained can be scored: .* leave evals\.splits out"):
         assembly.Evaluation(experiment, assembly.load_tokenizer(experiment), encoders, tmp_path)
+
+
+def test_without_a_common_space_there_is_no_gallery(tmp_path):
+    """Its pictures are of what lies nearest."""
+    experiment = from_values(load_config(str(FUSION)))
+    evaluate.save_examples(tmp_path, None, replace(experiment, model=replace(experiment.model, embed_dim=0)), None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pair_scorer_knows_the_heads_of_its_model():

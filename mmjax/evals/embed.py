@@ -28,10 +28,11 @@ class PairScorer:
 
     `image(params, fields)`, of the fields of a batch that stand for its images, and `text(params, text_ids, text_mask)`
     give what the towers make of a side, any tree of arrays (b, ...), of which `image_embed(params, image)` and
-    `text_embed(params, text)` make L2-normalised embeddings (b, e); `match(params, text, image)` the log odds float32
-    (b,) that those of one row belong together; `words(params, text, image)` the likeliest token int32 (b, t) at each
-    place of the text; `scale(params)` what a similarity of the towers is multiplied with before it is added to the log
-    odds. A model without the head for it cannot `match`, or guess `words`.
+    `text_embed(params, text)` make L2-normalised embeddings (b, e), with e 0 where there is no common space;
+    `match(params, text, image)` the log odds float32 (b,) that those of one row belong together;
+    `words(params, text, image)` the likeliest token int32 (b, t) at each place of the text; `scale(params)` what a
+    similarity of the towers is multiplied with before it is added to the log odds. A model without the head for it
+    cannot `match`, or guess `words`.
     """
 
     image: Callable[[Params, Batch], Tree]

@@ -17,7 +17,7 @@ class Pairs(NamedTuple):
     """Distinct images and distinct captions of a split, embedded, and which of them belong together."""
 
     image_embeds: np.ndarray
-    """float32 (n, e)."""
+    """float32 (n, e); e is 0 where the model has no common space."""
     text_embeds: np.ndarray
     """float32 (c, e)."""
     captions: tuple[str, ...]

@@ -102,8 +102,7 @@ def device_kind(mesh: AnyMesh | None) -> str:
 
 def runs_on_cpu() -> bool:
     """Whether the devices of the mesh are CPUs; without a mesh, those that JAX takes."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
+    return device_kind(current_mesh()) == "cpu"
 
 
 def runs_on_one_cpu() -> bool:

@@ -98,6 +98,10 @@ def test_a_fusion_model_says_what_the_fusion_adds_to_its_towers():
     assert "| test | 50.0% | - | 25.0% | - | - | - | - | 8 |" in model_card(
         fusion_facts(None, {"retrieval": RETRIEVAL})
     )
+    chosen = {"choice": {**RERANKED, "num_candidates": 16}}
+    assert "| test, chosen | 62.5% | - | 37.5% | - | 87.5% | - | - | 16 |" in model_card(
+        fusion_facts({"feature_dim": 5}, chosen)
+    )
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def test_everything_at_once_is_near() -> None:
     expected, expected_grads = on_one_device("albef")
     assert abs(value - expected) < BFLOAT16
     found, wanted = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (grads, expected_grads))
-    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2 * BFLOAT16
+    distance = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    # Nearer it would not have been computed in bfloat16.
+    assert 10 * LAYER < distance < 2 * BFLOAT16
 
 
 def test_towers_can_be_kept_for_other_partners() -> None:
@@ -381,7 +383,7 @@ ALBEF_SIZES = {
         patch_size=5,
         embed_dim=10,
     ),
-    "base": ALBEFSize(published.BASE, Size(norm_eps=1e-6, **STILL), published.UNCASED, 6, 256, 16, 256),
+    "base": ALBEFSize(published.BASE, published.VIT, published.UNCASED, 6, 256, 16, 256),
 }
 
 

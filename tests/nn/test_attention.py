@@ -48,7 +48,7 @@ def test_halves_of_the_batch_are_the_whole(masked, monkeypatch):
     rng = np.random.default_rng(0)
     x, source = (rng.normal(size=(3, length, WIDTH)).astype(np.float32) for length in (5, 7))
     mask = rng.random((3, 1, 1, 7)) < 0.7 if masked else np.tril(np.ones((1, 1, 5, 7), bool))
-    attention = Attention(jax.random.key(0), WIDTH, HEADS)
+    attention, attend = Attention(jax.random.key(0), WIDTH, HEADS), attention_module._attend
     graph, params = nnx.graphdef(attention), nnx.to_pure_dict(nnx.state(attention))
 
     def found():
@@ -57,9 +57,11 @@ def test_halves_of_the_batch_are_the_whole(masked, monkeypatch):
 
         return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, x, source)
 
-    whole = found()
+    whole, sizes = found(), []
     monkeypatch.setattr(attention_module, "MANY_SCORES", 1)
+    monkeypatch.setattr(attention_module, "_attend", lambda *given: sizes.append(len(given[0])) or attend(*given))
     assert above(relative_errors(found(), whole), LAYER) == {}
+    assert sizes == [1, 2]
 
 
 @pytest.mark.parametrize(

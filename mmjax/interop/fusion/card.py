@@ -139,7 +139,7 @@ def _served(facts: Mapping[str, Any], model: Mapping[str, Any]) -> str:
 
 
 def _row(split: str, scores: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Of a model without a common space what it chose among a few stands in the place of retrieval."""
+    """A line of the table; of a model without a common space it holds what was chosen among a few, and says so."""
     choice, reranked, words = (scores.get(name, {}) for name in ("choice", "reranked", "masked_words"))
     retrieval = scores.get("retrieval", choice)
     recalls = (
@@ -148,4 +148,5 @@ def _row(split: str, scores: Mapping[str, Any]) -> tuple[Any, ...]:
         for found in (retrieval, reranked)
     )
     shares = ((reranked or choice).get("match_accuracy"), words.get("with_image"), words.get("other_image"))
-    return (split, *recalls, *map(percent, shares), retrieval.get("num_candidates", "-"))
+    name = f"{split}, chosen" if "choice" in scores else split
+    return (name, *recalls, *map(percent, shares), retrieval.get("num_candidates", "-"))

@@ -66,8 +66,20 @@ class Size:
             init="bert",
         )
 
+    def patches(self, image_size: int, patch_size: int) -> PatchInputConfig:
+        """Square images cut into patches, a class token before them, as ViT has them."""
+        return PatchInputConfig(
+            width=self.width,
+            dropout_rate=self.dropout_rate,
+            image_size=image_size,
+            patch_size=patch_size,
+            class_token=True,
+        )
+
 
 BASE = Size()
+VIT = Size(norm_eps=1e-6, dropout_rate=0.0, attention_dropout_rate=0.0)
+"""ViT-B (Dosovitskiy et al., 2021, table 1)."""
 LARGE = Size(width=1024, depth=24, num_heads=16, mlp_dim=4096)
 
 
@@ -246,13 +258,7 @@ def vilt(
     block = replace(size.block, norm="pre")
     return FusionConfig(
         text=vocabulary.inputs(size),
-        image=PatchInputConfig(
-            width=size.width,
-            dropout_rate=size.dropout_rate,
-            image_size=image_size,
-            patch_size=patch_size,
-            class_token=True,
-        ),
+        image=size.patches(image_size, patch_size),
         **stacked(trunks.single_stream(size.depth), block, block),
         modality_types=True,
         final_norm=True,
@@ -262,7 +268,7 @@ def vilt(
 
 def albef(
     size: Size = BASE,
-    image_size: Size = Size(norm_eps=1e-6, dropout_rate=0.0, attention_dropout_rate=0.0),
+    image_size: Size = VIT,
     vocabulary: Vocabulary = UNCASED,
     *,
     fusion_depth: int = 6,
@@ -274,13 +280,7 @@ def albef(
     layers = (Group((trunks.IMAGE,), image_size.depth), *trunks.albef(size.depth, fusion_depth))
     return FusionConfig(
         text=vocabulary.inputs(size),
-        image=PatchInputConfig(
-            width=image_size.width,
-            dropout_rate=image_size.dropout_rate,
-            image_size=image_side,
-            patch_size=patch_size,
-            class_token=True,
-        ),
+        image=image_size.patches(image_side, patch_size),
         **stacked(layers, size.block, replace(image_size.block, norm="pre")),
         image_tower_norm=True,
         pooler=None,
@@ -291,7 +291,7 @@ def albef(
 
 def concatenation(
     size: Size = BASE,
-    image_size: Size = Size(norm_eps=1e-6, dropout_rate=0.0, attention_dropout_rate=0.0),
+    image_size: Size = VIT,
     vocabulary: Vocabulary = UNCASED,
     *,
     fusion_depth: int = 2,
@@ -308,13 +308,7 @@ def concatenation(
     wide = replace(size, width=2 * size.width, num_heads=2 * size.num_heads, mlp_dim=2 * size.mlp_dim).block
     return FusionConfig(
         text=vocabulary.inputs(size),
-        image=PatchInputConfig(
-            width=image_size.width,
-            dropout_rate=image_size.dropout_rate,
-            image_size=image_side,
-            patch_size=patch_size,
-            class_token=True,
-        ),
+        image=image_size.patches(image_side, patch_size),
         towers=TrunkConfig(
             size.block,
             replace(image_size.block, norm="pre"),
