@@ -9,6 +9,7 @@ trap : TERM # SLURM signals the command too, which saves: this shell only waits 
 status=$?
 case "$status" in
   0 | "$AGAIN") exit "$status" ;;
+  "$STOPPED_EARLY") exit "$AGAIN" ;;
   "$WRONG_INPUT") first="$WRONG_INPUT_FIRST" ;;
   *) first="$CRASH_FIRST" ;;
 esac

@@ -82,12 +82,17 @@ def number_in(path: Path) -> int:
     return int(text or 0)  # a file that is being written is empty for a moment
 
 
+def steps_of_all(folder: Path) -> int:
+    """The step that both tasks have reached."""
+    return min(number_in(folder / f"steps.{task}") for task in range(2))
+
+
 def test_a_preempted_job_is_queued_again_and_finishes(cluster: Cluster, tmp_path: Path) -> None:
     """Once the batch shell alone is signalled, once SLURM takes the node away for another job."""
     number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--steps", "60")
     urgent = ("sbatch", "--partition=urgent", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1")
     for restarts, preempt in enumerate([("scancel", "--batch", "--signal=TERM", number), urgent]):
-        cluster.wait_until(number, lambda: number_in(tmp_path / "steps.1") > 20 * restarts)  # noqa: B023
+        cluster.wait_until(number, lambda: steps_of_all(tmp_path) > 20 * restarts)  # noqa: B023
         cluster(*preempt)
         cluster.wait_until(number, lambda: cluster.job(number)["Restarts"] == str(restarts + 1))  # noqa: B023
     assert cluster.wait_for_end(number) == "COMPLETED", cluster.log(number)
@@ -99,11 +104,20 @@ def test_a_preempted_job_is_queued_again_and_finishes(cluster: Cluster, tmp_path
 
 def test_a_cancelled_job_saves_and_is_not_queued_again(cluster: Cluster, tmp_path: Path) -> None:
     number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--steps", "1000")
-    cluster.wait_until(number, lambda: number_in(tmp_path / "steps.1") > 0)
+    cluster.wait_until(number, lambda: steps_of_all(tmp_path) > 0)
     cluster("scancel", number)
     cluster.wait_until(number, lambda: not cluster("squeue", "--noheader", "--jobs", number))
     assert cluster.job(number)["JobState"] == "CANCELLED", cluster.log(number)
     assert "is queued again" not in cluster.log(number)
+
+
+def test_a_job_that_is_stopped_before_its_trainer_listens_is_queued_again(cluster: Cluster, tmp_path: Path) -> None:
+    """Python's imports take seconds, in which SIGTERM kills it."""
+    number = cluster.submit("--config=a.py", "--workdir", str(tmp_path), "--ends", "143,75")
+    cluster.wait_until(number, lambda: cluster.job(number)["Restarts"] == "1")
+    cluster("scancel", number)
+    assert "is queued again" in cluster.log(number)
+    assert "crash" not in cluster.log(number)
 
 
 def test_wrong_input_ends_the_job_whatever_other_tasks_say(cluster: Cluster, tmp_path: Path) -> None:
