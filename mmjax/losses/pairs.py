@@ -25,6 +25,19 @@ def pair_cross_entropy(logits: Array, matched: Array, weights: Array) -> Mean:
     return _of_examples(logits, matched.astype(jnp.int32), everywhere, weights)
 
 
+def choice_cross_entropy(right: Array, wrong: Array, weights: Array) -> Mean:
+    """log(1 + exp(o' - o)) of log odds o = `right` of each pair and o' = `wrong` of another one: the softmax over both.
+
+    What lifts the odds of both changes nothing: it compares, as ranking does.
+
+    Source: ViLBERT, Lu et al. (2019), section 3.2, "Caption-Based Image Retrieval", a softmax over a pair and three
+    wrong ones.
+    """
+    counts = jax.lax.stop_gradient(weights.astype(jnp.float32))
+    differences = wrong.astype(jnp.float32) - right.astype(jnp.float32)
+    return Mean.of(jax.nn.softplus(jnp.where(counts != 0, differences, 0)), counts)
+
+
 def answer_cross_entropy(logits: Array, answers: Array, weights: Array) -> Mean:
     """-log softmax(l)_y of `logits` l (b, c) and y = `answers` int (b,), of examples that have one; -1 is none.
 

@@ -1,8 +1,8 @@
-"""One step of a fusion model: the passes through the fusion, and every term that is read from them."""
+"""One step of a fusion model: one pass through the fusion, and every term that is read from it."""
 
 import zlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from mmjax.losses import contrastive
 from mmjax.losses.momentum import momentum_contrastive
-from mmjax.losses.pairs import answer_cross_entropy, pair_cross_entropy
+from mmjax.losses.pairs import answer_cross_entropy, choice_cross_entropy, pair_cross_entropy
 from mmjax.losses.regions import (
     class_cross_entropy,
     class_divergence,
@@ -33,6 +33,8 @@ from mmjax.objectives.fusion_terms import (
     FollowTerm,
     Form,
     MatchTerm,
+    Pair,
+    Partner,
     RegionTerm,
     TermConfig,
     TokenTerm,
@@ -41,13 +43,24 @@ from mmjax.objectives.negatives import Negatives, sample_negatives
 from mmjax.parallel.exchange import take_rows
 from mmjax.types import Array, Batch, Key, Mean
 
-Partner = Literal["own", "other image", "other text"]
 Values = dict[str, Mean]
 """What the terms came to, and what is counted beside them, by name."""
 
 
+class Judged(NamedTuple):
+    """Of the pair's head: the cross-entropy, how often it is right, and its log odds (b,)."""
+
+    loss: Mean
+    correct: Mean
+    odds: Array
+
+
 class Step:
-    """One step's passes through the fusion, each made once, and the terms that are read from them."""
+    """One step's pass through the fusion, and the terms that are read from it.
+
+    All that the terms want to see, an example's own text and image, masked or not, and either with a negative, lie
+    beside each other in one batch: layers are compiled once, and each of their operations has more to do.
+    """
 
     def __init__(
         self,
@@ -60,18 +73,32 @@ class Step:
     ):
         self._terms, self._model, self._batch, self._state = terms, model, batch, state
         self._embeddings, self._key = embeddings, key
-        self._passes: dict[tuple[Form, Form, Partner], Streams] = {}
+        self._fused: dict[Pair, Streams] = {}
         self._negatives: Negatives | None = None
 
     def together(self, names: list[str]) -> Values:
-        """These terms; passes are shared among them, and forgotten afterwards, as they may be of one branch alone."""
-        self._passes, self._negatives = {}, None
+        """These terms; what they share is forgotten afterwards, as it may be of one branch alone."""
+        terms = {name: self._terms[name] for name in names}
+        self._negatives = None
+        self._fused = self._fuse(dict.fromkeys(term.pair(p) for term in terms.values() for p in term.partners))
         found: Values = {}
-        for name in names:
+        for name, term in terms.items():
             kind, _, _ = name.partition("_")
-            found |= getattr(self, f"_{kind}")(name, self._terms[name])
-        self._passes, self._negatives = {}, None
+            found |= getattr(self, f"_{kind}")(name, term)
+        self._fused, self._negatives = {}, None
         return found
+
+    def _fuse(self, pairs: Iterable[Pair]) -> dict[Pair, Streams]:
+        """Both streams behind the fusion, of each of the pairs."""
+        pairs = tuple(pairs)
+        if not pairs:
+            return {}
+        text = _beside([self._tokens_of("text", pair.text, pair.partner) for pair in pairs])
+        image = None
+        if self._model.image is not None:
+            image = _beside([self._tokens_of("image", pair.image, pair.partner) for pair in pairs])
+        streams = self._model.fuse(text, image, self._pass_key("fusion"))
+        return {pair: jax.tree.map(lambda x, i=i: x[:, i], _apart(streams, len(pairs))) for i, pair in enumerate(pairs)}
 
     def _contrast(self, name: str, term: ContrastTerm) -> Values:
         model, batch = self._model, self._batch
@@ -94,28 +121,26 @@ class Step:
         return share * jnp.minimum(1.0, self._state["step"] / term.distillation_steps)
 
     def _match(self, name: str, term: MatchTerm) -> Values:
-        partners: tuple[Partner, ...] = ("own", "other image")
-        if term.negatives == "hard":
-            partners = (*partners, "other text")
-        losses, correct = [], []
-        for partner in partners:
-            matched = jnp.full_like(self._batch["ids"], partner == "own")
-            weights = self._batch["weights"] if partner == "own" else self._chosen().weights
-            loss, right = self._judged(term, partner, matched, weights)
-            losses.append(loss)
-            correct.append(right)
-        return {name: _merged(losses), f"{name}_accuracy": _merged(correct)}
+        ids = self._batch["ids"]
+        judged = {p: self._judged(term, p, jnp.full_like(ids, p == "own")) for p in term.partners}
+        loss, correct = _merged([x.loss for x in judged.values()]), _merged([x.correct for x in judged.values()])
+        if term.choice:
+            own, *others = (x.odds for x in judged.values())
+            chosen = _merged([choice_cross_entropy(own, other, self._chosen().weights) for other in others])
+            loss = Mean(loss.sum + term.choice * chosen.value * loss.count, loss.count)
+        return {name: loss, f"{name}_accuracy": correct}
 
-    def _judged(self, term: TermConfig, partner: Partner, labels: Array, weights: Array) -> tuple[Mean, Mean]:
-        """Of the pair's head: the cross-entropy, and how often it is right."""
-        streams = self._fused(term.text, term.image, partner)
+    def _judged(self, term: TermConfig, partner: Partner, labels: Array) -> Judged:
+        """What the pair's head says of these pairs, where it should say `labels`."""
+        weights = self._batch["weights"] if partner == "own" else self._chosen().weights
+        streams = self._fused[term.pair(partner)]
         logits = self._model.pair_logits(streams, self._model.pool(streams), self._pass_key("head"))
-        right = Mean.of((jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32), weights)
-        return pair_cross_entropy(logits, labels, weights), right
+        correct = Mean.of((jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32), weights)
+        return Judged(pair_cross_entropy(logits, labels, weights), correct, logits[:, 1] - logits[:, 0])
 
     def _tokens(self, name: str, term: TokenTerm) -> Values:
         model = self._model
-        text = self._fused(term.text, term.image, "own").text
+        text = self._fused[term.pair()].text
         assert text is not None
         assert model.token_head is not None
         loss, correct = token_cross_entropy(
@@ -147,7 +172,7 @@ class Step:
 
     def _region(self, name: str, term: RegionTerm) -> Values:
         hidden, batch = self._embeddings["hidden"], self._batch
-        image = self._fused(term.text, term.image, "own").image
+        image = self._fused[term.pair()].image
         assert image is not None
         # What stands before the regions, a class token or the whole image, is not predicted.
         predicted = self._model.region_outputs(image[:, -hidden.shape[1] :])[term.output]
@@ -173,10 +198,10 @@ class Step:
         return jnp.ones_like(hidden) if self._model.config.image.num_parts else self._batch["region_mask"]
 
     def _align(self, name: str, term: AlignTerm) -> Values:
-        return {name: _merged([self._alignment(term, partner) for partner in ("own", "other image")])}
+        return {name: _merged([self._alignment(term, partner) for partner in term.partners])}
 
     def _alignment(self, term: AlignTerm, partner: Partner) -> Mean:
-        text, image = self._fused(term.text, term.image, partner)
+        text, image = self._fused[term.pair(partner)]
         assert text is not None
         assert image is not None
         own = partner == "own"
@@ -187,22 +212,14 @@ class Step:
         return word_region_alignment(text, image, self._batch["text_mask"], everywhere, matched, weights)
 
     def _follows(self, name: str, term: FollowTerm) -> Values:
-        loss, correct = self._judged(term, "own", self._batch["follows"], self._batch["weights"])
-        return {name: loss, f"{name}_accuracy": correct}
+        judged = self._judged(term, "own", self._batch["follows"])
+        return {name: judged.loss, f"{name}_accuracy": judged.correct}
 
     def _answers(self, name: str, term: AnswerTerm) -> Values:
-        streams = self._fused(term.text, term.image, "own")
+        streams = self._fused[term.pair()]
         assert self._model.answer_head is not None
         logits = self._model.answer_head(self._model.pool(streams)["text"])
         return {name: answer_cross_entropy(logits, self._batch["answers"], self._batch["weights"])}
-
-    def _fused(self, text: Form, image: Form, partner: Partner) -> Streams:
-        wanted = text, image, partner
-        if wanted not in self._passes:
-            of_image = None if self._model.image is None else self._tokens_of("image", image, partner)
-            tokens = self._tokens_of("text", text, partner), of_image
-            self._passes[wanted] = self._model.fuse(*tokens, self._pass_key("/".join(wanted)))
-        return self._passes[wanted]
 
     def _tokens_of(self, stream: Literal["text", "image"], form: Form, partner: Partner) -> Tokens:
         tokens: Tokens = self._embeddings[f"{stream} {form}"]
@@ -242,6 +259,18 @@ class Step:
 def key_or_fixed(key: Key | None) -> Key:
     """A key for what is drawn even where nothing is dropped out."""
     return jax.random.key(0) if key is None else key
+
+
+def _beside(parts: Sequence[Tokens]) -> Tokens:
+    """The rows of all in one batch, those of an example one after the other, so that each stays on its device."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1).reshape(-1, *xs[0].shape[1:]), *parts)
+
+
+def _apart(streams: Streams, num_parts: int) -> Streams:
+    """What `_beside` has put into one batch, with an axis for the parts behind that of the examples."""
+    return jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]), streams)
 
 
 def _merged(means: list[Mean]) -> Mean:

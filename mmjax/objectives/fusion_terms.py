@@ -1,7 +1,7 @@
 """What a fusion model is trained on: the terms of its loss, as configs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mmjax.errors import UserError
 from mmjax.losses.info_nce import clamped_log_scale
@@ -11,6 +11,16 @@ from mmjax.types import Array
 
 Form = Literal["plain", "masked"]
 """A text or image as it is, or with a part of it hidden."""
+Partner = Literal["own", "other image", "other text"]
+"""Text and image of one example, or a negative in place of one of them."""
+
+
+class Pair(NamedTuple):
+    """What the fusion sees of an example."""
+
+    text: Form
+    image: Form
+    partner: Partner
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,14 @@ class TermConfig:
                 f"weight {self.weight} of {type(self).__name__} must be above 0: leave the term out instead"
             )
 
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        """Of which the fusion's output is read."""
+        return ("own",)
+
+    def pair(self, partner: Partner = "own") -> Pair:
+        return Pair(self.text, self.image, partner)
+
 
 @dataclass(frozen=True)
 class ContrastTerm(TermConfig):
@@ -46,6 +64,10 @@ class ContrastTerm(TermConfig):
     distillation: float = 0.4
     distillation_steps: int = 0
     largest_scale: float = 100.0
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        return ()
 
     def bounded(self, log_scale: Array) -> Array:
         """The logarithm of the scale that similarities are multiplied with, everywhere where they are."""
@@ -64,9 +86,22 @@ class MatchTerm(TermConfig):
     negatives: "hard", drawn by similarity of the towers, one text for each image and one image for each text (ALBEF);
         or "random", another image for each text (UNITER). Similarities are what the contrast trains: without one they
         stay what the towers start with.
+    choice: what the choice between a pair and each of its negatives counts, beside the question whether each belongs
+        together (ViLBERT, Lu et al., 2019, section 3.2): reranking compares, and a level that is wrong for an image
+        lifts all of its pairs.
     """
 
     negatives: Mode = "hard"
+    choice: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.choice < 0:
+            raise UserError(f"choice {self.choice} of MatchTerm must be at least 0, which leaves it out")
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        return ("own", "other image", "other text") if self.negatives == "hard" else ("own", "other image")
 
 
 @dataclass(frozen=True)
@@ -166,6 +201,10 @@ class AlignTerm(TermConfig):
     """Words and regions of a pair brought together by optimal transport, and those of others apart (UNITER)."""
 
     weight: float = 0.1
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        return ("own", "other image")
 
 
 @dataclass(frozen=True)

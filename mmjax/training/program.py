@@ -70,11 +70,17 @@ def build_program(
         objective,
         batch_spec,
         abstract_state,
-        init=jax.jit(init),
-        init_params=jax.jit(born),
-        init_from=jax.jit(init_from, donate_argnums=0),
+        init=_run_once(init),
+        init_params=_run_once(born),
+        init_from=_run_once(init_from, donate_argnums=0),
         step=jax.jit(step, donate_argnums=0),
     )
+
+
+def _run_once(function: Callable[..., Any], **how: Any) -> jax.stages.Wrapped:
+    """Compiled on CPU without LLVM's optimisations, which take longer there than they could save in one run."""
+    options = {"xla_backend_optimization_level": 0} if rules.runs_on_cpu() else None
+    return jax.jit(function, compiler_options=options, **how)
 
 
 def abstract_params(build_model: BuildModel, spec: ModelSpec) -> Params:

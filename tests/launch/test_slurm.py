@@ -166,6 +166,7 @@ class Training:
         return self._cluster.submit(*arguments, *overrides, python=sys.executable, **variables)
 
 
+@pytest.mark.long
 def test_training_ends_with_the_same_bits_whether_it_was_preempted_or_not(cluster: Cluster, tmp_path: Path) -> None:
     """SIGTERM to the tasks, as SLURM sends it before a time limit or a preemption."""
     training, quiet, preempted = Training(cluster, tmp_path), tmp_path / "quiet", tmp_path / "preempted"

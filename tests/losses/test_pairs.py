@@ -19,6 +19,7 @@ ANSWERS = np.asarray([3, 1, -1, 0, 4, -100, 2, -1], np.int32)
 MATCHED = np.asarray([1, 0, 1, 0, 0, 1, 1, 0], np.int32)
 COUNTED = {
     "pair_cross_entropy": WEIGHTS > 0,
+    "choice_cross_entropy": WEIGHTS > 0,
     "answer_cross_entropy": (WEIGHTS > 0) & (ANSWERS >= 0),
     "answer_binary_cross_entropy": WEIGHTS > 0,
 }
@@ -32,9 +33,12 @@ def normal(name: str, num_classes: int) -> np.ndarray:
 
 
 def inputs_of(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels."""
+    """Logits and labels; of a choice the odds of both."""
     if name == "pair_cross_entropy":
         return normal(name, 2), MATCHED
+    if name == "choice_cross_entropy":
+        right, wrong = normal(name, 2).T
+        return right, wrong
     if name == "answer_cross_entropy":
         return normal(name, NUM_ANSWERS), ANSWERS
     scores = np.random.default_rng(1).choice(np.float32([0, 0.3, 1]), (8, NUM_ANSWERS))
@@ -45,6 +49,10 @@ def cross_entropy(logits: np.ndarray, label: int) -> float:
     return np.log(np.sum(np.exp(logits))) - logits[label]
 
 
+def choice(right: np.ndarray, wrong: float) -> float:
+    return cross_entropy(np.stack([right, wrong]), 0)
+
+
 def binary_cross_entropy(logits: np.ndarray, scores: np.ndarray) -> float:
     shares = 1 / (1 + np.exp(-logits))
     return -sum(q * np.log(s) + (1 - q) * np.log(1 - s) for q, s in zip(scores.astype(np.float64), shares, strict=True))
@@ -53,6 +61,7 @@ def binary_cross_entropy(logits: np.ndarray, scores: np.ndarray) -> float:
 # Of one example.
 DEFINITIONS: dict[str, Callable[..., float]] = {
     "pair_cross_entropy": cross_entropy,
+    "choice_cross_entropy": choice,
     "answer_cross_entropy": cross_entropy,
     "answer_binary_cross_entropy": binary_cross_entropy,
 }
@@ -107,6 +116,15 @@ def test_bfloat16_is_computed_in_float32(name):
     found = loss(low, labels, WEIGHTS)
     assert found.sum.dtype == found.count.dtype == jnp.float32
     assert float(found.value) == float(loss(low.astype(jnp.float32), labels, WEIGHTS).value)
+
+
+def test_a_choice_compares():
+    """What is added to the odds of both changes nothing, and odds that are far apart give no infinity."""
+    right, wrong = inputs_of("choice_cross_entropy")
+    _, (pulled, pushed) = value_and_gradients(pairs.choice_cross_entropy, (right, wrong, WEIGHTS), (0, 1), None)
+    assert above(relative_errors(pushed, -pulled), LAYER) == {}
+    far = pairs.choice_cross_entropy(jnp.asarray([-1e4]), jnp.asarray([1e4]), jnp.ones(1))
+    assert float(far.value) == 2e4
 
 
 def test_a_pair_may_be_a_bool():

@@ -127,9 +127,16 @@ def on_one_device(name: str) -> Any:
     return value_and_grads(MODELS[name], params_of(MODELS[name]), batch_of())
 
 
+# The short ones of tests/objectives/test_fusion.py run an ALBEF and a UNITER on a mesh, loss and all.
+LONG = [
+    *(("albef", sizes) for sizes in ((8, 1, 1), (2, 4, 1), (2, 2, 2))),
+    *((name, (2, 2, 2)) for name in MODELS if name not in ("albef", "vilbert")),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [*(("albef", sizes) for sizes in ((8, 1, 1), (2, 4, 1), (2, 2, 2))), *((name, (2, 2, 2)) for name in MODELS)][:-1],
+    [("vilbert", (2, 2, 2)), *(pytest.param(*case, marks=pytest.mark.long) for case in LONG)],
     ids=str,
 )
 def test_every_mesh_gives_what_one_device_gives(name: str, sizes: tuple[int, int, int]) -> None:

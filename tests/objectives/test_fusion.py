@@ -82,7 +82,7 @@ OBJECTIVES: dict[str, tuple[FusionConfig, FusionObjectiveConfig]] = {
     "uniter": (
         UNITER,
         FusionObjectiveConfig(
-            match=MatchTerm(weight=2.0, negatives="random"),
+            match=MatchTerm(weight=2.0, negatives="random", choice=0.5),
             tokens=TokenTerm(**MASKING),
             regions=(RegionTerm(kind="features"), RegionTerm(kind="divergence")),
             align=AlignTerm(),
@@ -229,7 +229,7 @@ def step_of(name: str) -> tuple[Fusion, Any, Any, Any]:
 
 
 def test_terms_are_the_losses_they_are_named_after() -> None:
-    """UNITER's, each read from a pass of its own."""
+    """UNITER's, each as a pass of its own gives it, while the step makes one of all."""
     fusion, embeddings, loss, batch = step_of("uniter")
     hidden, labels = embeddings["hidden"], np.asarray(embeddings["labels"])
     _, masked = fusion(batch, masked=hidden)
@@ -334,6 +334,21 @@ def test_matches_are_of_pairs_and_of_others() -> None:
     alone, _ = built.loss(fusion, embeddings, batch | {"ids": batch["ids"] * 0}, {}, jax.random.key(0))
     assert float(alone.terms["match_accuracy"].count) == 2
     assert above(relative_errors(alone.total.value, parts[0].value), LAYER) == {}
+
+
+def test_a_choice_is_between_a_pair_and_each_negative() -> None:
+    """Of the same two pairs: it comes to the match, times what it counts."""
+    fusion, batch = ALBEF.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+    plain, chosen = (FusionObjectiveConfig(match=MatchTerm(choice=choice)).build() for choice in (0.0, 3.0))
+    embeddings = plain.encode(fusion, batch, None)
+    without, found = (x.loss(fusion, embeddings, batch, {}, jax.random.key(0))[0].terms for x in (plain, chosen))
+    logits = fusion(batch)[1]["pair_logits"], fusion(batch | {"image": batch["image"][jnp.asarray([1, 0] * 4)]})[1]
+    right, wrong = (np.asarray(x, np.float64) @ [-1, 1] for x in (logits[0], logits[1]["pair_logits"]))
+    # Row 1 of the wrong ones is text 1 beside image 0: the other text of image 0, and the other image of text 1.
+    choices = [np.log1p(np.exp(wrong[w] - right[r])) for r, w in ((0, 0), (1, 1), (0, 1), (1, 0))]
+    assert float(found["match"].value) == pytest.approx(float(without["match"].value) + 3 * np.mean(choices), rel=LAYER)
+    assert float(found["match_accuracy"].value) == float(without["match_accuracy"].value)
 
 
 def test_words_come_close_to_their_image_and_part_from_another() -> None:
@@ -508,6 +523,7 @@ def test_texts_alone_have_masked_words_and_what_follows() -> None:
             "give all of them one rate",
         ),
         (lambda: MatchTerm(weight=0.0), "must be above 0"),
+        (lambda: MatchTerm(choice=-1.0), "choice -1.0 of MatchTerm must be at least 0"),
         (lambda: FusionObjectiveConfig(match=MatchTerm(), follows=FollowTerm()), "read the same head"),
         (lambda: TokenTerm(text="plain"), "need a text that is masked"),
         (lambda: TokenTerm(distilled=True, image="masked"), "sees the whole image"),
