@@ -10,7 +10,7 @@ from dataclasses import replace
 import ml_collections
 
 from configs.emoji_siglip import IMAGE as SIGLIP_IMAGE
-from configs.emoji_siglip import IMAGE_SIZE, TEXT_LEN, WIDTH, experiment
+from configs.emoji_siglip import IMAGE_SIZE, WIDTH, experiment
 from mmjax.experiment import Experiment
 from mmjax.models.fusion.heads import PoolerConfig
 from mmjax.models.fusion.model import FusionConfig
@@ -19,6 +19,9 @@ from mmjax.models.fusion.published import Size, Vocabulary, albef
 from mmjax.objectives.fusion import FusionObjectiveConfig
 from mmjax.objectives.fusion_terms import ContrastTerm, MatchTerm, TokenTerm
 from mmjax.objectives.masking import MaskingConfig
+
+TEXT_LEN = 10
+"""Holds all but one of the captions that are evaluated, and all tags of seven in eight that are trained on."""
 
 SMALL = Size(width=WIDTH, depth=3, num_heads=4, mlp_dim=2 * WIDTH, dropout_rate=0.0, attention_dropout_rate=0.0)
 WORDS = Vocabulary(vocab_size=8194, context_len=TEXT_LEN, num_token_types=1)
@@ -61,9 +64,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     # Its gradient is small beside that of the words.
     objective = FusionObjectiveConfig(
-        contrast=ContrastTerm(), match=MatchTerm(weight=4.0), tokens=replace(TOKENS, weight=0.5)
+        contrast=ContrastTerm(), match=MatchTerm(weight=2.5, choice=0.6), tokens=replace(TOKENS, weight=0.5)
     )
-    return fusion_experiment(model, objective, num_steps=450).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=380).to_config_dict()
 
 
 def fusion_experiment(model: FusionConfig, objective: FusionObjectiveConfig, num_steps: int) -> Experiment:
@@ -81,7 +84,9 @@ def fusion_experiment(model: FusionConfig, objective: FusionObjectiveConfig, num
             fusion=replace(model.fusion, unroll=-1),
             embed_pool="mean",
         ),
-        data=replace(base.data, batch_size=128, tokenizer="emoji+mask", num_words=0, word_starts=True),
+        data=replace(
+            base.data, batch_size=128, text_len=TEXT_LEN, tokenizer="emoji+mask", num_words=0, word_starts=True
+        ),
         objective=objective,
         # Of images in a style that it never saw the match is too sure; half is what a split of the training data wants.
         evals=replace(base.evals, zero_shot=None, match_weight=0.5),

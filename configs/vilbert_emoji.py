@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     objective = FusionObjectiveConfig(
         contrast=ContrastTerm(),
-        match=MatchTerm(weight=8.0),
+        match=MatchTerm(weight=5.0, choice=0.6),
         tokens=replace(TOKENS, image="masked", weight=0.5),
         regions=(RegionTerm(kind="pixels", text="masked", rate=0.25, weight=0.5),),
     )
