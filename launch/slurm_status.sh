@@ -3,7 +3,7 @@
 
 WRONG_INPUT=2
 AGAIN=75
-# SIGTERM before the trainer listens, while Python still imports: nothing is lost, and the node is wanted back all the same.
+# SIGTERM before the trainer listens, while Python still imports: nothing is lost, and the node is wanted all the same.
 STOPPED_EARLY=143
 
 # srun returns the highest status of its tasks, so the one that decides must be the highest: a crash must not hide behind

@@ -28,7 +28,7 @@ class TermConfig:
     """One term.
 
     weight: what it is multiplied with in a sum, or in proportion to which it is drawn.
-    text, image: the forms of both that the fusion sees. Terms of the same forms share a pass through it.
+    text, image: the forms of both that the fusion sees. What several terms want to see, it sees once.
     """
 
     weight: float = 1.0

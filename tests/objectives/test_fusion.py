@@ -52,6 +52,7 @@ from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training import gradients
 from mmjax.training.program import Program, build_program
 from mmjax.training.step import TrainConfig
+from mmjax.types import Batch
 from tests.parity.reference import seeded
 from tests.tolerances import LAYER, above, relative_errors
 from tests.training import toy
@@ -309,14 +310,41 @@ def test_the_bound_holds_where_negatives_are_drawn(monkeypatch: pytest.MonkeyPat
     assert used == [pytest.approx(math.log(50.0))]
 
 
+def two_pairs() -> Batch:
+    """A batch of which two rows count: each is the only negative of the other."""
+    batch = {key: jnp.asarray(x) for key, x in batch_of().items()}
+    return batch | {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_pairs"),
+    # Own and two negatives, masked words, masked patches; own and a negative, masked words, masked regions.
+    [("albef", 5), ("uniter", 4)],
+)
+def test_the_fusion_sees_each_pair_once_and_all_together(
+    name: str, num_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OBJECTIVES[name][1]
+    objective, fuse, seen = replace(config, contrast=None, tokens=TokenTerm(**MASKING)).build(), Fusion.fuse, []
+
+    def spy(self: Fusion, text: Any, image: Any, key: Any = None) -> Any:
+        seen.append((len(text.tokens), len(image.tokens)))
+        return fuse(self, text, image, key)
+
+    monkeypatch.setattr(Fusion, "fuse", spy)
+    fusion, batch = model_of(name), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    jax.eval_shape(
+        lambda: objective.loss(fusion, objective.encode(fusion, batch, None), batch, {}, jax.random.key(0))[0]
+    )
+    assert seen == [(num_pairs * NUM_ROWS, num_pairs * NUM_ROWS)]
+
+
 def test_matches_are_of_pairs_and_of_others() -> None:
     """With one negative that is possible for each, the loss is that of rows put together by hand."""
     model, objective = ALBEF, FusionObjectiveConfig(match=MatchTerm())
-    fusion, batch = model.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
+    fusion, batch = model.build(jax.random.key(0)), two_pairs()
     # A head that says no to all pairs, so that what is right can be told from what is wrong.
     fusion.pair_head.bias[...] = jnp.asarray([1.0, 0.0])
-    # Two pairs: each is the only negative of the other.
-    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
     built = objective.build()
     embeddings = built.encode(fusion, batch, None)
     loss, _ = built.loss(fusion, embeddings, batch, {}, jax.random.key(0))
@@ -338,8 +366,7 @@ def test_matches_are_of_pairs_and_of_others() -> None:
 
 def test_a_choice_is_between_a_pair_and_each_negative() -> None:
     """Of the same two pairs: it comes to the match, times what it counts."""
-    fusion, batch = ALBEF.build(jax.random.key(0)), {key: jnp.asarray(x) for key, x in batch_of().items()}
-    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+    fusion, batch = ALBEF.build(jax.random.key(0)), two_pairs()
     plain, chosen = (FusionObjectiveConfig(match=MatchTerm(choice=choice)).build() for choice in (0.0, 3.0))
     embeddings = plain.encode(fusion, batch, None)
     without, found = (x.loss(fusion, embeddings, batch, {}, jax.random.key(0))[0].terms for x in (plain, chosen))
@@ -353,9 +380,7 @@ def test_a_choice_is_between_a_pair_and_each_negative() -> None:
 
 def test_words_come_close_to_their_image_and_part_from_another() -> None:
     objective = FusionObjectiveConfig(match=MatchTerm(negatives="random"), align=AlignTerm())
-    fusion, batch = model_of("uniter"), {key: jnp.asarray(x) for key, x in batch_of().items()}
-    # Two pairs: each image is the only other one of each text.
-    batch |= {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
+    fusion, batch = model_of("uniter"), two_pairs()
     built = objective.build()
     loss, _ = built.loss(fusion, built.encode(fusion, batch, None), batch, {}, jax.random.key(0))
     swapped = jnp.asarray([1, 0, 2, 3, 4, 5, 6, 7])
