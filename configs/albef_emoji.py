@@ -39,7 +39,7 @@ PATCHES = PatchInputConfig(
 )
 # Captions are short: with the usual 15% most would have no masked word.
 TOKENS = TokenTerm(
-    masking=MaskingConfig(rate=0.3, max_labels=6, at_least_one=True), mask_id=MASK_ID, special_ids=SPECIAL_IDS
+    masking=MaskingConfig(rate=0.3, max_labels=4, at_least_one=True), mask_id=MASK_ID, special_ids=SPECIAL_IDS
 )
 
 

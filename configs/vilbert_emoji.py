@@ -45,4 +45,4 @@ def get_config() -> ml_collections.ConfigDict:
         tokens=replace(TOKENS, image="masked", weight=0.5),
         regions=(RegionTerm(kind="pixels", text="masked", rate=0.25, weight=0.5),),
     )
-    return fusion_experiment(model, objective, num_steps=380).to_config_dict()
+    return fusion_experiment(model, objective, num_steps=360).to_config_dict()

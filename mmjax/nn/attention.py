@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mmjax.nn.dropout import dropout
+from mmjax.nn.head_products import read_by, scores_of
 from mmjax.nn.linear import Linear
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import Initializer
@@ -81,8 +82,7 @@ def _attend(
     drop: Callable[[Array], Array] = lambda shares: shares,
 ) -> Array:
     """What each query reads (b, t, n, h)."""
-    shares = drop(attention_shares(queries, keys, mask))
-    return jnp.einsum("bnts,bsnh->btnh", shares, values, out_sharding=rules.spec("btnh"))
+    return read_by(drop(attention_shares(queries, keys, mask)), values)
 
 
 def _attend_in_halves(queries: Array, keys: Array, values: Array, mask: Array | None) -> Array:
@@ -106,9 +106,8 @@ def _gains_by_halves(queries: Array, keys: Array) -> bool:
 
 def attention_shares(queries: Array, keys: Array, mask: Array | None = None) -> Array:
     """softmax over s of q (b, t, n, h) . k (b, s, n, h) / sqrt(h) -> (b, n, t, s); the softmax is float32."""
-    products = jnp.einsum("btnh,bsnh->bnts", queries, keys, out_sharding=rules.spec("bnts"))
     # Scaled in float32: 1 / sqrt(72), the factor of So400m, is off by 0.1% in bfloat16.
-    scores = products.astype(jnp.float32) / math.sqrt(queries.shape[-1])
+    scores = scores_of(queries, keys).astype(jnp.float32) / math.sqrt(queries.shape[-1])
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
     return _softmax(scores, queries.dtype)
