@@ -40,6 +40,7 @@ from mmjax.objectives.fusion_terms import (
     TokenTerm,
 )
 from mmjax.objectives.negatives import Negatives, sample_negatives
+from mmjax.parallel import rules
 from mmjax.parallel.exchange import take_rows
 from mmjax.types import Array, Batch, Key, Mean
 
@@ -270,7 +271,9 @@ def _beside(parts: Sequence[Tokens]) -> Tokens:
 
 def _apart(streams: Streams, num_parts: int) -> Streams:
     """What `_beside` has put into one batch, with an axis for the parts behind that of the examples."""
-    return jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]), streams)
+    # Else the axis of the parts would take a mesh axis from that of the examples, where it has one device.
+    sharding = rules.spec("b")
+    return jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:], out_sharding=sharding), streams)
 
 
 def _merged(means: list[Mean]) -> Mean:
