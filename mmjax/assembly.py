@@ -18,7 +18,7 @@ from mmjax.data.captions import for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches
 from mmjax.data.records import BadRecord, Source
-from mmjax.data.sources import list_splits, open_source
+from mmjax.data.sources.specs import list_splits, open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evals.choice import ChoiceEval

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmjax import assembly, command_line, workdir
 from mmjax.data.preprocess import preprocess
-from mmjax.data.sources import list_splits
+from mmjax.data.sources.specs import list_splits
 from mmjax.errors import UserError
 from mmjax.evals.seen import Seen
 from mmjax.experiment import NOTHING_TO_SCORE, Experiment, from_values

@@ -13,15 +13,16 @@ class DataConfig:
     """What to read, and how to make batches of it.
 
     Attributes:
-      source: "emoji", "imagefolder:DIR" or "tfds:DIR".
+      source: "emoji", "imagefolder:DIR", "tfds:DIR", "wds:PATTERN", "csv:FILE" or "jsonl:FILE".
       split: name or TFDS expression of the split to train on.
       batch_size: examples of a global batch, over all processes.
       text_len: tokens of a text, its end token included; longer texts are cut.
       tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
         Hugging Face.
       locale: language of the emoji captions.
-      image_key, text_key: features of a TFDS directory; text_key also the caption column of an image folder. Where
-        image_key is "" no pixels are read: of texts alone, or of `regions` without them.
+      image_key, text_key: features of a TFDS directory, members of tars ("json/caption" is a field of one), or columns
+        of a table; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
+        of `regions` without them.
       answer_key: feature of a TFDS directory with the class of the answer to the question that the text asks, for
         `objective.answers`; "" has none. -1, and a label that no model has, is no answer.
       regions: what is read of images in place of their pixels, from a TFDS directory.

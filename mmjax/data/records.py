@@ -84,4 +84,8 @@ def require_caption(caption: object) -> str:
     """Returns the caption; raises BadRecord when it is not a text with something in it."""
     if not isinstance(caption, str) or not caption.strip():
         raise BadRecord(f"its caption is {caption!r}, not a text")
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord("its caption is not UTF-8") from error
     return caption

@@ -1,56 +1,67 @@
 """The data sets of training, opened for an index: `mmjax.data` is numpy, and needs no jax."""
 
+import posixpath
 from pathlib import Path
 from typing import Any
 
-from mmjax.data import imagefolder
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record
+from mmjax.data.sources import imagefolder
+from mmjax.data.storage import is_remote
 from mmjax.errors import UserError
 
 FLAT_SPLIT = imagefolder.FLAT_SPLIT
 
 
 class InsideFolder:
-    """An image folder's records, without those whose image lies outside the folder.
+    """Records of an image folder or a table, without those whose image lies outside its folder.
 
     A line may name "../x" or a link: an index of a data set from elsewhere would show files of this machine.
     """
 
-    def __init__(self, folder: Path, split: str):
-        self._records = imagefolder.ImageFolderSource(folder, split)
-        self._folder = folder.resolve()
+    def __init__(self, records: Any, folder: str):
+        self._records, self._folder = records, folder
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        if not Path(record.name).resolve().is_relative_to(self._folder):
+        record: Record = self._records[index]
+        if not _is_inside(record.name, self._folder):
             raise BadRecord(f"{record.name} lies outside {self._folder}: copy the image into the folder")
         return record
 
 
+def _is_inside(address: str, folder: str) -> bool:
+    if is_remote(folder):
+        return address.startswith(f"{folder}/") and ".." not in address.split("/")
+    return not is_remote(address) and Path(address).resolve().is_relative_to(Path(folder).resolve())
+
+
 def open_records(spec: str, split: str | None) -> Any:
-    """Records by index of "imagefolder:DIR", "emoji" or "tfds:DIR".
+    """Records by index of a `data.source` of training.
 
     split: by default "train", or the only one there is.
 
     Raises:
         UserError: unknown or incomplete specification, unknown split, missing data, or a missing package.
     """
-    kind, _, folder = spec.partition(":")
-    if kind == "imagefolder" and folder:
-        path = Path(folder).expanduser()
-        return InsideFolder(path, _chosen(split, tuple(imagefolder.find_splits(path)), spec))
+    kind, _, place = spec.partition(":")
     try:
-        from mmjax.data import sources  # Here, because emoji and tfds alone need TFDS.
+        if kind == "imagefolder" and place:
+            folder = Path(place).expanduser()
+            chosen = _chosen(split, tuple(imagefolder.find_splits(folder)), spec)
+            return InsideFolder(imagefolder.image_folder(folder, chosen), str(folder))
+        from mmjax.data.sources import specs  # Here, because emoji and tfds alone need TFDS.
 
-        return sources.open_source(spec, _chosen(split, sources.list_splits(spec), spec))
+        records = specs.open_source(spec, _chosen(split, specs.list_splits(spec), spec))
     except ModuleNotFoundError as error:
         raise UserError(
             f"--data {spec} needs {error.name}: pip install -r requirements-serving.txt, or use imagefolder:DIR"
         ) from error
+    if kind not in ("csv", "jsonl"):
+        return records
+    return InsideFolder(records, posixpath.dirname(place if is_remote(place) else str(Path(place).expanduser())))
 
 
 def _chosen(split: str | None, known: tuple[str, ...], spec: str) -> str:

@@ -11,7 +11,7 @@ from mmjax.data.emoji import packages
 from mmjax.data.emoji.build import build
 from mmjax.data.emoji.concepts import plain_hexcode
 from mmjax.data.emoji.families import HELDOUT_SHARE, PARTS, VALIDATION_SHARE, family_of, part_of
-from mmjax.data.sources import open_source
+from mmjax.data.sources.specs import open_source
 from mmjax.errors import UserError
 from tests.data.tiny_sources import png
 

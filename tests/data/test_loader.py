@@ -15,7 +15,7 @@ from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.order import record_index
 from mmjax.data.preprocess import PreprocessConfig, preprocess
 from mmjax.data.records import BadRecord, Record, caption_id
-from mmjax.data.sources import open_source
+from mmjax.data.sources.specs import open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import hashes
 from mmjax.errors import UserError

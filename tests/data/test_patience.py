@@ -12,13 +12,13 @@ import pytest
 from mmjax.data import patience
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
-from mmjax.data.imagefolder import ImageFolderSource
 from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.order import record_index
 from mmjax.data.patience import PatientSource
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import BadRecord, Record, Unreachable
-from mmjax.data.tfds_source import TfdsSource
+from mmjax.data.sources.imagefolder import image_folder
+from mmjax.data.sources.tfds import TfdsSource
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import rare_words
 from mmjax.errors import UserError
@@ -126,7 +126,7 @@ def test_a_skipped_row_keeps_its_place_and_stays_skipped(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_gone_may_come_back_and_a_file_may_not(tmp_path: Path) -> None:
-    source = ImageFolderSource(write_image_folder(tmp_path / "images"), "train")
+    source = image_folder(write_image_folder(tmp_path / "images"), "train")
     (tmp_path / "images" / "train" / "3.png").unlink()
     with pytest.raises(BadRecord, match="cannot be read"):
         source[3]

@@ -13,7 +13,7 @@ from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.order import record_index
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.shapes import image_shapes, row_shapes
-from mmjax.data.sources import open_source
+from mmjax.data.sources.specs import open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.types import HostBatch

@@ -12,7 +12,7 @@ from PIL import Image
 from mmjax.data.emoji.concepts import Concept
 from mmjax.data.emoji.write import Drawing, write_dataset
 from mmjax.data.records import BadRecord, caption_id
-from mmjax.data.sources import list_splits, open_source
+from mmjax.data.sources.specs import list_splits, open_source
 from mmjax.errors import UserError
 from tests.data.tiny_sources import png
 
@@ -89,7 +89,7 @@ def test_emoji_in_another_language() -> None:
 def test_errors_are_one_line_with_the_remedy(
     spec: str, options: dict, message: str, image_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    emoji = Path(open_source.__code__.co_filename).parent / "emoji" / "dataset"
+    emoji = Path(open_source.__code__.co_filename).parents[1] / "emoji" / "dataset"
     spec = spec.format(empty=tmp_path_factory.mktemp("empty"), folder=image_folder, emoji=emoji)
     with pytest.raises(UserError) as caught:
         open_source(spec, options.pop("split", "train"), **options)

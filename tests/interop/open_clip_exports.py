@@ -13,7 +13,7 @@ from flax import nnx
 from mmjax.data.captions import CaptionConfig, for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.preprocess import PreprocessConfig
-from mmjax.data.sources import open_source
+from mmjax.data.sources.specs import open_source
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.experiment import Experiment
 from mmjax.interop.dual.exports import write_open_clip

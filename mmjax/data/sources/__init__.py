@@ -1,0 +1,1 @@
+"""Where records come from: one module a format, and one that opens them by their specification."""

@@ -1,0 +1,54 @@
+"""Parts of a source that has one split, in TFDS's notation: "train", "train[:90%]", "train[:10]+train[20:]"."""
+
+from collections.abc import Sequence
+
+from mmjax.data.nearest import unknown_name
+from mmjax.data.records import Record, Source
+from mmjax.errors import UserError
+
+WHOLE = "train"
+
+
+class Slices:
+    """The records of `source` with these numbers, one range after the other."""
+
+    def __init__(self, source: Source, ranges: Sequence[range]):
+        self._source, self._ranges = source, tuple(ranges)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ranges))
+
+    def __getitem__(self, index: int) -> Record:
+        if index < 0:
+            raise IndexError(f"record {index}")
+        left = index
+        for part in self._ranges:
+            if left < len(part):
+                return self._source[part[left]]
+            left -= len(part)
+        raise IndexError(f"record {index} of {len(self)}")
+
+
+def sliced(source: Source, split: str, where: str) -> Source:
+    """The records that `split` asks for.
+
+    Raises:
+        UserError: it names another split, is no slice, or is empty.
+    """
+    if split == WHOLE:
+        return source
+    if "[" not in split:
+        raise unknown_name(f"{where}: split", split, (WHOLE, f"{WHOLE}[:90%]"))
+    import tensorflow_datasets as tfds  # Here, because it takes most of a second to import.
+
+    info = tfds.core.SplitInfo(name=WHOLE, shard_lengths=[len(source)], num_bytes=0)
+    try:
+        instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute({WHOLE: info})
+    except (ValueError, AssertionError, KeyError) as error:
+        raise UserError(
+            f"{where}: split {split!r} is not a part of {WHOLE!r}: write {WHOLE}[:90%] or the like"
+        ) from error
+    ranges = [range(part.from_ or 0, len(source) if part.to is None else part.to) for part in instructions]
+    if not any(map(len, ranges)):
+        raise UserError(f"{where}: split {split!r} is empty: choose a larger part of the {len(source)} records")
+    return Slices(source, ranges)

@@ -1,0 +1,84 @@
+"""Opens a data set from its specification: "emoji", or what KINDS has."""
+
+from pathlib import Path
+
+from mmjax.data import storage
+from mmjax.data.emoji.source import EmojiSource
+from mmjax.data.emoji.splits import NAMED_SPLITS
+from mmjax.data.nearest import unknown_name
+from mmjax.data.records import Source
+from mmjax.data.regions import RegionsConfig
+from mmjax.data.sources import imagefolder, slices, tfds
+from mmjax.data.sources.tables import TableSource
+from mmjax.data.sources.webdataset import WebDatasetSource
+from mmjax.errors import UserError
+
+KINDS = ("emoji", "imagefolder:DIR", "tfds:DIR", "wds:PATTERN", "csv:FILE", "jsonl:FILE")
+
+
+def open_source(
+    spec: str,
+    split: str,
+    *,
+    image_key: str = "image",
+    text_key: str = "text",
+    locale: str = "en",
+    answer_key: str = "",
+    regions: RegionsConfig | None = None,
+) -> Source:
+    """Returns the records of one split.
+
+    `image_key` and `text_key` name the features of a TFDS directory, members of tars, or columns of a table (and
+    `text_key` that of an image folder); `locale` is the language of the emoji captions; `answer_key` and `regions` are
+    read of a TFDS directory alone.
+
+    Raises:
+        UserError: an unknown specification, split, key or locale (with the nearest names), or missing or empty data.
+    """
+    kind, place = parse_spec(spec)
+    if kind == "tfds":
+        return tfds.TfdsSource(_folder(place), split, image_key, text_key, answer_key, regions)
+    for name, wanted in (("regions", regions is not None), ("answer_key", bool(answer_key))):
+        if wanted:
+            raise UserError(f"data.{name} is set, but data.source {spec!r} has none: give tfds:DIR, or leave it out")
+    if kind == "emoji":
+        return EmojiSource(split, locale)
+    if kind == "imagefolder":
+        return imagefolder.image_folder(_folder(place), split, text_key)
+    if kind == "wds":
+        return slices.sliced(WebDatasetSource(place, image_key, text_key), split, spec)
+    return slices.sliced(TableSource(_file(place), image_key, text_key), split, spec)
+
+
+def list_splits(spec: str) -> tuple[str, ...]:
+    """Returns the names of the splits that `open_source` would open, without reading a record."""
+    kind, place = parse_spec(spec)
+    if kind == "emoji":
+        return tuple(NAMED_SPLITS)
+    if kind == "imagefolder":
+        return tuple(imagefolder.find_splits(_folder(place)))
+    if kind == "tfds":
+        return tuple(tfds.open_builder(_folder(place)).info.splits)
+    return (slices.WHOLE,)
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Returns (kind, place); raises UserError when the specification is none of KINDS."""
+    kind, colon, place = spec.partition(":")
+    if kind not in (known.partition(":")[0] for known in KINDS):
+        raise unknown_name("data.source", kind, KINDS)
+    if (kind == "emoji") == bool(colon) or (colon and not place):
+        raise UserError(f"data.source {spec!r} is incomplete: write one of {', '.join(KINDS)}")
+    return kind, place
+
+
+def _file(place: str) -> storage.File:
+    address = place if storage.is_remote(place) else str(_folder(place))
+    files = storage.find(address)
+    if len(files) != 1:
+        raise UserError(f"{place} is {len(files)} files: give one table, or join them")
+    return files[0]
+
+
+def _folder(place: str) -> Path:
+    return Path(place).expanduser()

@@ -1,0 +1,203 @@
+"""Tars are read by number: right pairs or a reason, whatever the tar looks like, from an index that is made once."""
+
+import gzip
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmjax.data import storage
+from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.sources import tar_index
+from mmjax.data.sources.specs import list_splits, open_source
+from mmjax.errors import UserError
+from tests.data.tiny_sources import png
+from tests.data.tiny_tars import sample, write_shards, write_tar
+
+
+def number_of(record: Record) -> int:
+    """The number that record's caption says, whose image it must have."""
+    number = int(record.captions[0].removeprefix("thing "))
+    assert record.image == png(number)
+    return number
+
+
+def outcomes(source: Source) -> Iterator[int | str]:
+    """Of each record its number, or why it is bad."""
+    for index in range(len(source)):
+        try:
+            yield number_of(source[index])
+        except BadRecord as error:
+            yield str(error)
+
+
+def test_samples_come_in_the_order_of_the_shards(tmp_path: Path) -> None:
+    source = open_source(f"wds:{write_shards(tmp_path)}", "train")
+    assert list(outcomes(source)) == list(range(12))
+    assert source[5].name == f"{tmp_path}/00001.tar 000000005"
+    assert list(outcomes(open_source(f"wds:{tmp_path}/*.tar", "train"))) == list(range(12))
+    for index in (-1, 12):
+        with pytest.raises(IndexError):
+            source[index]
+
+
+def test_captions_come_from_the_text_or_from_a_field(tmp_path: Path) -> None:
+    fields = {"words": {"en": ["one", "two"], "none": []}, "size": 3}
+    write_tar(tmp_path / "a.tar", sample("a", 0, **fields))
+    spec = f"wds:{tmp_path}/a.tar"
+    expected = {
+        "text": ("thing 0",),
+        "txt": ("thing 0",),
+        "json/caption": ("thing 0",),
+        "json/words/en": ("one", "two"),
+    }
+    assert {key: open_source(spec, "train", text_key=key)[0].captions for key in expected} == expected
+    for key, reason in {
+        "json/title": "no 'title'",
+        "json/words/none": r"its caption is \[\]",
+        "json/size": "is 3",
+    }.items():
+        with pytest.raises(BadRecord, match=reason):
+            open_source(spec, "train", text_key=key)[0]
+
+
+def test_members_are_found_by_their_names(tmp_path: Path) -> None:
+    members = [
+        ("./dir.with.dots/a.left.PNG", png(1)),
+        ("./dir.with.dots/a.right.jpg", png(2)),
+        ("./dir.with.dots/a.txt", b" thing 1\n"),
+        ("README", b"of no sample"),
+        (".hidden.txt", b"of no sample"),
+        ("k" * 200 + ".webp", png(3)),
+        ("k" * 200 + ".txt", b"thing 3"),
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    source = open_source(f"wds:{tmp_path}/a.tar", "train", image_key="left.png")
+    assert len(source) == 2
+    assert number_of(source[0]) == 1
+    assert number_of(open_source(f"wds:{tmp_path}/a.tar", "train")[1]) == 3
+    assert open_source(f"wds:{tmp_path}/a.tar", "train", image_key="")[0].image is None
+
+
+def test_members_far_apart_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [("a.jpg", png(4)), ("a.npy", bytes(10**6)), ("a.txt", b"thing 4"), *sample("b", 5)]
+    write_tar(tmp_path / "a.tar", members)
+    source, read, asked = open_source(f"wds:{tmp_path}/a.tar", "train"), storage.read, []
+    monkeypatch.setattr(storage, "read", lambda *place: asked.append(place[2]) or read(*place))
+    assert list(outcomes(source)) == [4, 5]
+    assert asked[:2] == [len(png(4)), 7]
+    assert len(asked) == 3
+
+
+def test_parts_are_asked_for_as_of_tfds(tmp_path: Path) -> None:
+    spec = f"wds:{write_shards(tmp_path)}"
+    assert list_splits(spec) == ("train",)
+    assert list(outcomes(open_source(spec, "train[:25%]"))) == [0, 1, 2]
+    assert list(outcomes(open_source(spec, "train[10:]+train[:1]"))) == [10, 11, 0]
+    for split, message in {
+        "test": "split 'test' does not exist: choose one of train",
+        "test[:3]": "is not a part of 'train'",
+        "train[3:3]": "is empty: choose a larger part of the 12 records",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            open_source(spec, split)
+
+
+def test_the_index_is_made_once_and_lies_beside_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = write_shards(tmp_path)
+    made = tar_index.tar_index(storage.find(pattern))
+    monkeypatch.setattr(tar_index, "build", lambda shards: pytest.fail("made again"))
+    read = tar_index.tar_index(storage.find(pattern))
+    assert [made[number] for number in range(12)] == [read[number] for number in range(12)]
+    assert len(list((tmp_path / ".mmjax").iterdir())) == 1
+
+
+def test_where_nothing_may_be_written_it_lies_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pattern = write_shards(tmp_path / "shards")
+    # A file where the folder would be stands for a folder that may not be written, which root never meets.
+    (tmp_path / "shards" / ".mmjax").touch()
+    assert list(outcomes(open_source(f"wds:{pattern}", "train"))) == list(range(12))
+    monkeypatch.setattr(tar_index, "build", lambda shards: pytest.fail("made again"))
+    assert len(open_source(f"wds:{pattern}", "train")) == 12
+    assert len(list((tmp_path / "cache" / "mmjax").iterdir())) == 1
+
+
+def test_a_shard_that_has_changed_is_refused(tmp_path: Path) -> None:
+    spec = f"wds:{write_shards(tmp_path)}"
+    open_source(spec, "train")
+    write_tar(tmp_path / "00001.tar", sample("new", 1))
+    with pytest.raises(UserError, match=r"00001.tar has .* bytes, and had .* when its index was made: .* delete"):
+        open_source(spec, "train")
+
+
+def test_a_tar_cut_anywhere_gives_right_pairs_and_says_so(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", [m for n in range(3) for m in sample(str(n), n)]).read_bytes()
+    # From where there is any caption, to where the last member ends.
+    start, end, rng = whole.index(b"0.txt") + 512, len(whole.rstrip(b"\0")), random.Random(0)
+    for place, length in enumerate([*range(start, end, 512), *(rng.randrange(start, end) for _ in range(40))]):
+        path = tmp_path / f"{place}.tar"
+        path.write_bytes(whole[:length])
+        found = list(outcomes(open_source(f"wds:{path}", "train")))
+        right = [number for number in found if isinstance(number, int)]
+        assert right == list(range(len(right))), length
+        assert "is cut off or damaged after" in str(found[-1]), length
+
+
+def test_a_damaged_header_is_the_end_of_its_shard_alone(tmp_path: Path) -> None:
+    spec = f"wds:{write_shards(tmp_path, 2, 3)}"
+    path = tmp_path / "00000.tar"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"000000001.jpg")
+    content[at : at + 400] = os.urandom(400)
+    path.write_bytes(content)
+    found = list(outcomes(open_source(spec, "train")))
+    assert found[0] == 0
+    assert "cut off or damaged after '000000000'" in found[1]
+    assert found[2:] == [3, 4, 5]
+
+
+def test_bad_samples_stay_in_their_places(tmp_path: Path) -> None:
+    members = [
+        *sample("a", 0),
+        ("no_text.jpg", png(1)),
+        ("no_image.txt", b"thing"),
+        ("latin.jpg", png(1)), ("latin.txt", "caf\xe9".encode("latin-1")),
+        ("blank.jpg", png(1)), ("blank.txt", b" \n"),
+        ("twice.jpg", png(1)), ("twice.jpg", png(2)), ("twice.txt", b"thing 1"),
+        *sample("b", 5),
+        *sample("a", 6),
+        *sample("c", 7),
+    ]  # fmt: skip
+    write_tar(tmp_path / "a.tar", members)
+    found = list(outcomes(open_source(f"wds:{tmp_path}/a.tar", "train")))
+    reasons = {1: "has no caption (no .txt)", 2: "has no image (no .jpg or", 3: "not UTF-8", 4: "its caption is ''"}
+    reasons |= {5: "'twice', or a member of it, is in", 7: "'a', or a member of it, is in"}
+    assert {place: result for place, result in enumerate(found) if isinstance(result, int)} == {0: 0, 6: 5, 8: 7}
+    for place, reason in reasons.items():
+        assert reason in str(found[place])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "message"),
+    [
+        ("{tars}/9.tar", {}, "9.tar cannot be read (No such file or directory): check the path"),
+        ("{tars}/x*.tar", {}, "no file fits"),
+        ("{tars}/{{0..", {}, "write {{000..127}} or {{a,b}}"),
+        ("{tars}/empty.tar", {}, "empty.tar is not a tar that can be read by index (empty file): unpack"),
+        ("{tars}/zipped.tar", {}, "zipped.tar is not a tar that can be read by index"),
+        ("{tars}/00000.tar", {"text_key": "txtt"}, "data.text_key 'txtt' does not exist: did you mean txt"),
+        ("{tars}/00000.tar", {"image_key": "jpgg"}, "data.image_key 'jpgg' does not exist: did you mean jpg"),
+        ("ftpx://host/a.tar", {}, "write a path, or an address such as https://"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(pattern: str, options: dict, message: str, tmp_path: Path) -> None:
+    write_shards(tmp_path, 1)
+    (tmp_path / "empty.tar").touch()
+    (tmp_path / "zipped.tar").write_bytes(gzip.compress((tmp_path / "00000.tar").read_bytes()))
+    with pytest.raises(UserError) as caught:
+        open_source("wds:" + pattern.format(tars=tmp_path), "train", **options)
+    assert message.replace("{{", "{").replace("}}", "}") in str(caught.value)
+    assert "\n" not in str(caught.value)
