@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -99,8 +99,8 @@ def _save(index: TarIndex, folders: Sequence[Path]) -> None:
     """In the first folder that can be made; whole or not at all, whoever else makes the same one."""
     for folder in folders:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            written = Path(tempfile.mkdtemp(dir=folder.parent))
+            written = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+            written.mkdir(parents=True)
         except OSError:
             if folder == folders[-1]:
                 raise
