@@ -13,7 +13,7 @@ class DataConfig:
     """What to read, and how to make batches of it.
 
     Attributes:
-      source: "emoji", "imagefolder:DIR", "tfds:DIR", "wds:PATTERN", "csv:FILE" or "jsonl:FILE".
+      source: one of `sources.specs.KINDS`, such as "emoji", "tfds:DIR" or "wds:PATTERN".
       split: name or TFDS expression of the split to train on.
       batch_size: examples of a global batch, over all processes.
       text_len: tokens of a text, its end token included; longer texts are cut.
@@ -21,7 +21,7 @@ class DataConfig:
         Hugging Face.
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory, members of tars ("json/caption" is a field of one), or columns
-        of a table; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
+        of rows; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
         of `regions` without them.
       answer_key: feature of a TFDS directory with the class of the answer to the question that the text asks, for
         `objective.answers`; "" has none. -1, and a label that no model has, is no answer.

@@ -35,6 +35,7 @@ class Record:
       name: where the record comes from, for messages.
       regions: what stands in place of the image's pixels, where the data is read for that.
       answer: the class of the answer to the question that the captions ask, where the data has one.
+      path: the file that is the image, where it is one of its own.
     """
 
     image: bytes | np.ndarray | None
@@ -43,6 +44,7 @@ class Record:
     name: str
     regions: Regions | None = None
     answer: int | None = None
+    path: str | None = None
 
     @property
     def id(self) -> int:

@@ -14,7 +14,7 @@ FLAT_SPLIT = imagefolder.FLAT_SPLIT
 
 
 class InsideFolder:
-    """Records of an image folder or a table, without those whose image lies outside its folder.
+    """Records without those whose image is a file outside the data set's folder.
 
     A line may name "../x" or a link: an index of a data set from elsewhere would show files of this machine.
     """
@@ -27,8 +27,8 @@ class InsideFolder:
 
     def __getitem__(self, index: int) -> Record:
         record: Record = self._records[index]
-        if not _is_inside(record.name, self._folder):
-            raise BadRecord(f"{record.name} lies outside {self._folder}: copy the image into the folder")
+        if record.path is not None and not _is_inside(record.path, self._folder):
+            raise BadRecord(f"{record.path} lies outside {self._folder}: copy the image into the folder")
         return record
 
 
@@ -46,22 +46,20 @@ def open_records(spec: str, split: str | None) -> Any:
     Raises:
         UserError: unknown or incomplete specification, unknown split, missing data, or a missing package.
     """
-    kind, _, place = spec.partition(":")
+    kind, _, given = spec.partition(":")
+    place = given if is_remote(given) else str(Path(given).expanduser())
     try:
-        if kind == "imagefolder" and place:
-            folder = Path(place).expanduser()
-            chosen = _chosen(split, tuple(imagefolder.find_splits(folder)), spec)
-            return InsideFolder(imagefolder.image_folder(folder, chosen), str(folder))
-        from mmjax.data.sources import specs  # Here, because emoji and tfds alone need TFDS.
+        if kind == "imagefolder" and given:
+            splits = tuple(imagefolder.find_splits(Path(place)))
+            return InsideFolder(imagefolder.image_folder(Path(place), _chosen(split, splits, spec)), place)
+        from mmjax.data.sources import specs  # Here, because most formats need more packages.
 
         records = specs.open_source(spec, _chosen(split, specs.list_splits(spec), spec))
     except ModuleNotFoundError as error:
         raise UserError(
             f"--data {spec} needs {error.name}: pip install -r requirements-serving.txt, or use imagefolder:DIR"
         ) from error
-    if kind not in ("csv", "jsonl"):
-        return records
-    return InsideFolder(records, posixpath.dirname(place if is_remote(place) else str(Path(place).expanduser())))
+    return InsideFolder(records, place if kind == "hfds" else posixpath.dirname(place))
 
 
 def _chosen(split: str | None, known: tuple[str, ...], spec: str) -> str:

@@ -170,7 +170,7 @@ def test_nothing_is_left_of_a_build_that_failed(model_folder: Path, tmp_path: Pa
     [
         ("imagefolder:/nowhere", "does not exist"),
         ("imagefolder", "incomplete"),
-        ("parquet:x", "does not exist"),
+        ("lance:x", "does not exist"),
         ("emoji:x", "incomplete"),
     ],
 )

@@ -29,24 +29,24 @@ class Slices:
         raise IndexError(f"record {index} of {len(self)}")
 
 
-def sliced(source: Source, split: str, where: str) -> Source:
-    """The records that `split` asks for.
+def sliced(source: Source, split: str, where: str, whole: str = WHOLE) -> Source:
+    """The records that `split` asks for, of a source that is the split `whole`.
 
     Raises:
         UserError: it names another split, is no slice, or is empty.
     """
-    if split == WHOLE:
+    if split == whole:
         return source
     if "[" not in split:
-        raise unknown_name(f"{where}: split", split, (WHOLE, f"{WHOLE}[:90%]"))
+        raise unknown_name(f"{where}: split", split, (whole, f"{whole}[:90%]"))
     import tensorflow_datasets as tfds  # Here, because it takes most of a second to import.
 
-    info = tfds.core.SplitInfo(name=WHOLE, shard_lengths=[len(source)], num_bytes=0)
+    info = tfds.core.SplitInfo(name=whole, shard_lengths=[len(source)], num_bytes=0)
     try:
-        instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute({WHOLE: info})
+        instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute({whole: info})
     except (ValueError, AssertionError, KeyError) as error:
         raise UserError(
-            f"{where}: split {split!r} is not a part of {WHOLE!r}: write {WHOLE}[:90%] or the like"
+            f"{where}: split {split!r} is not a part of {whole!r}: write {whole}[:90%] or the like"
         ) from error
     ranges = [range(part.from_ or 0, len(source) if part.to is None else part.to) for part in instructions]
     if not any(map(len, ranges)):

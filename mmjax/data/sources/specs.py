@@ -8,12 +8,21 @@ from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Source
 from mmjax.data.regions import RegionsConfig
-from mmjax.data.sources import imagefolder, slices, tfds
+from mmjax.data.sources import arrow, imagefolder, slices, tfds
 from mmjax.data.sources.tables import TableSource
 from mmjax.data.sources.webdataset import WebDatasetSource
 from mmjax.errors import UserError
 
-KINDS = ("emoji", "imagefolder:DIR", "tfds:DIR", "wds:PATTERN", "csv:FILE", "jsonl:FILE")
+KINDS = (
+    "emoji",
+    "imagefolder:DIR",
+    "tfds:DIR",
+    "wds:PATTERN",
+    "parquet:PATTERN",
+    "hfds:DIR",
+    "csv:FILE",
+    "jsonl:FILE",
+)
 
 
 def open_source(
@@ -47,6 +56,10 @@ def open_source(
         return imagefolder.image_folder(_folder(place), split, text_key)
     if kind == "wds":
         return slices.sliced(WebDatasetSource(place, image_key, text_key), split, spec)
+    if kind == "parquet":
+        return arrow.parquet(place, split, image_key, text_key)
+    if kind == "hfds":
+        return arrow.saved(_folder(place), split, image_key, text_key)
     return slices.sliced(TableSource(_file(place), image_key, text_key), split, spec)
 
 
@@ -59,6 +72,8 @@ def list_splits(spec: str) -> tuple[str, ...]:
         return tuple(imagefolder.find_splits(_folder(place)))
     if kind == "tfds":
         return tuple(tfds.open_builder(_folder(place)).info.splits)
+    if kind == "hfds":
+        return arrow.saved_splits(_folder(place))
     return (slices.WHOLE,)
 
 

@@ -4,9 +4,9 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, require_caption
+from mmjax.data.records import BadRecord, Record
+from mmjax.data.sources import fields
 from mmjax.data.sources.rows import open_rows
 from mmjax.data.storage import File
 from mmjax.errors import UserError
@@ -19,7 +19,8 @@ class TableSource:
     """A source over the rows of one file, JSON lines, CSV or TSV.
 
     `image_key` names the column with an image's path, relative to the table, absolute, or an address; "" reads none.
-    `text_key` names the one with a caption or, of JSON, a list of them. Rows and images are read when asked for.
+    `text_key` names the one with a caption or, of JSON, a list of them; "captions/en" reaches into nested fields. Rows
+    and images are read when asked for.
 
     Raises:
         UserError: the table cannot be read, is empty, or has no such column.
@@ -38,15 +39,11 @@ class TableSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         row = self._rows[index]
-        for key in filter(None, (self._image_key, self._text_key)):
-            if key not in row:
-                raise BadRecord(f"its line in {self._table.address} has no {key!r}")
-        text = row[self._text_key]
-        captions = tuple(require_caption(caption) for caption in (text if isinstance(text, list) and text else [text]))
+        captions, name = fields.captions(fields.field(row, self._text_key)), f"{self._table.address} row {index}"
         if not self._image_key:
-            return Record(None, captions, None, f"{self._table.address} row {index}")
-        address = storage.joined(self._folder, str(row[self._image_key]))
-        return Record(storage.read_whole(address, self._folder), captions, None, address)
+            return Record(None, captions, None, name)
+        image, path = fields.image(fields.field(row, self._image_key), self._folder)
+        return Record(image, captions, None, path or name, path=path)
 
     def _check(self) -> None:
         if not len(self._rows):
@@ -54,8 +51,9 @@ class TableSource:
             raise UserError(f"{self._table.address} is empty: write a line with {columns} an image")
         rows = [row for row in map(self._columns_of, range(min(NUM_LOOKED_AT, len(self._rows)))) if row]
         for setting, key in (("data.image_key", self._image_key), ("data.text_key", self._text_key)):
-            if key and rows and not any(key in row for row in rows):
-                raise unknown_name(f"{self._table.address}: {setting}", key, rows[0])
+            column = key.partition("/")[0]
+            if column and rows and not any(column in row for row in rows):
+                raise unknown_name(f"{self._table.address}: {setting}", column, rows[0])
 
     def _columns_of(self, number: int) -> Mapping[str, Any]:
         try:

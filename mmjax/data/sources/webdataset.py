@@ -5,12 +5,13 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, require_caption
+from mmjax.data.records import BadRecord, Record
+from mmjax.data.sources import fields
 from mmjax.data.sources.tar_index import tar_index
 from mmjax.data.sources.tar_samples import CUT_OFF, DUPLICATE, Sample
 
-ANY_IMAGE, ANY_TEXT, FIELDS = "image", "text", "json"
-"""Keys with a meaning of their own: any member that is an image, the text member, and the member that has fields."""
+ANY_IMAGE, ANY_TEXT = "image", "text"
+"""Keys with a meaning of their own: whichever member is an image, and the text member."""
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 TEXT_KINDS = ("txt",)
 MOST_GAP_BYTES = 2**16
@@ -27,9 +28,9 @@ class WebDatasetSource:
 
     def __init__(self, pattern: str, image_key: str = ANY_IMAGE, text_key: str = ANY_TEXT):
         self._index = tar_index(storage.find(pattern))
-        self._image_kinds = IMAGE_KINDS if image_key == ANY_IMAGE else (image_key,) if image_key else ()
+        self._image_kinds = IMAGE_KINDS if image_key == ANY_IMAGE else (image_key.lower(),) if image_key else ()
         kind, _, self._field = text_key.partition("/")
-        self._text_kinds = TEXT_KINDS if text_key == ANY_TEXT else (kind,)
+        self._text_kinds = TEXT_KINDS if text_key == ANY_TEXT else (kind.lower(),)
         self._check(pattern, "data.image_key", image_key, self._image_kinds)
         self._check(pattern, "data.text_key", text_key, self._text_kinds)
 
@@ -44,18 +45,21 @@ class WebDatasetSource:
         image_kind = _present(sample, self._image_kinds, "image") if self._image_kinds else None
         text_kind = _present(sample, self._text_kinds, "caption")
         read = _read(sample, [kind for kind in (image_kind, text_kind) if kind is not None])
-        captions = tuple(require_caption(text) for text in self._texts(read[text_kind]))
+        captions = fields.captions(self._text(read[text_kind]))
         image = None if image_kind is None else read[image_kind]
         return Record(image, captions, None, f"{sample.shard.address} {sample.key}")
 
-    def _texts(self, member: bytes) -> list[Any]:
+    def _text(self, member: bytes) -> Any:
         try:
             text = member.decode()
         except UnicodeDecodeError as error:
             raise BadRecord("its caption is not UTF-8") from error
         if not self._field:
-            return [text.strip()]
-        return _field(text, self._field)
+            return text.strip()
+        try:
+            return fields.field(json.loads(text), self._field)
+        except ValueError as error:
+            raise BadRecord(f"its fields are not JSON ({error})") from error
 
     def _check(self, pattern: str, setting: str, key: str, kinds: tuple[str, ...]) -> None:
         known = self._index.kind_names
@@ -86,14 +90,3 @@ def _read(sample: Sample, kinds: list[str]) -> dict[str, bytes]:
         return {kind: storage.read(address, offset, size) for offset, size, kind in places}
     whole = storage.read(address, start, end - start)
     return {kind: whole[offset - start : offset - start + size] for offset, size, kind in places}
-
-
-def _field(text: str, field: str) -> list[Any]:
-    """What the fields say at this place, "a/b" of {"a": {"b": ...}}."""
-    try:
-        value: Any = json.loads(text)
-        for key in field.split("/"):
-            value = value[key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadRecord(f"its fields have no {field!r} ({type(error).__name__}: {error})") from error
-    return value if isinstance(value, list) and value else [value]

@@ -1,0 +1,129 @@
+"""Records of Hugging Face `datasets`: folders that `save_to_disk` wrote, and Parquet files, both mapped from disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.data import storage
+from mmjax.data.nearest import unknown_name
+from mmjax.data.records import BadRecord, Record
+from mmjax.data.sources import fields, slices
+from mmjax.errors import UserError
+
+
+class ArrowSource:
+    """A source over the rows of a `datasets.Dataset`, called `where` in messages.
+
+    `image_key` names a column of images, of encoded bytes, or of paths (relative to `folder`, absolute, or addresses);
+    "" reads none. `text_key` names texts, lists of them, or a class label, whose name is the caption; "captions/en"
+    reaches into nested fields. The class name of a record is that of the one class label, if there is exactly one.
+
+    Raises:
+        UserError: there is no such column, or no row.
+    """
+
+    def __init__(self, rows: Any, where: str, image_key: str, text_key: str, folder: str = ""):
+        self._where, self._image_key, self._text_key, self._folder = where, image_key, text_key, folder
+        text_column = text_key.partition("/")[0]
+        for setting, column in (("data.image_key", image_key), ("data.text_key", text_column)):
+            if column and column not in rows.column_names:
+                raise unknown_name(f"{where}: {setting}", column, rows.column_names)
+        if not len(rows):
+            raise UserError(f"{where} is empty: choose another split, or write some rows")
+        self._names = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "int2str")}
+        wanted = {image_key, text_column, *self._names} - {""}
+        self._rows = _encoded(rows.select_columns([column for column in rows.column_names if column in wanted]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        row = self._row(index)
+        captions = fields.captions(self._text(row))
+        image, path = fields.image(row[self._image_key], self._folder) if self._image_key else (None, None)
+        return Record(image, captions, self._class_name(row), f"{self._where} record {index}", path=path)
+
+    def _row(self, index: int) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = self._rows[index]
+            return found
+        except UnicodeDecodeError as error:
+            raise BadRecord("its caption is not UTF-8") from error
+        except (OSError, ValueError) as error:
+            raise BadRecord(f"it cannot be read: {error}") from error
+
+    def _text(self, row: Mapping[str, Any]) -> Any:
+        value = fields.field(row, self._text_key)
+        names = self._names.get(self._text_key)
+        return value if names is None or value is None else names[value]
+
+    def _class_name(self, row: Mapping[str, Any]) -> str | None:
+        if len(self._names) != 1:
+            return None
+        ((column, names),) = self._names.items()
+        return None if row[column] is None or row[column] < 0 else names[row[column]]
+
+
+def saved(folder: Path, split: str, image_key: str, text_key: str) -> Any:
+    """A source over one split of what `save_to_disk` wrote, or over a part of it ("train[:90%]")."""
+    splits = _load(folder)
+    name = split.partition("[")[0]
+    if name not in splits:
+        raise unknown_name(f"{folder}: split", name, splits)
+    source = ArrowSource(splits[name], f"{folder} [{name}]", image_key, text_key, str(folder))
+    return slices.sliced(source, split, str(folder), whole=name)
+
+
+def saved_splits(folder: Path) -> tuple[str, ...]:
+    """Their names; a data set without any is "train"."""
+    return tuple(_load(folder))
+
+
+def parquet(pattern: str, split: str, image_key: str, text_key: str) -> Any:
+    """A source over the rows of all files of a pattern, in its order, or over a part of them.
+
+    Parquet has no access by row: `datasets` writes the rows once into its cache, as Arrow, and maps them from there.
+    """
+    datasets, files = _datasets(), storage.find(pattern)
+    addresses = [file.address for file in files]
+    try:
+        rows = datasets.load_dataset("parquet", data_files=addresses, split=slices.WHOLE)
+    except Exception as error:  # It wraps what Arrow, a storage, or the disk said, each in errors of its own.
+        raise UserError(f"{pattern} cannot be read as Parquet ({_reason(error)}): check the files") from error
+    folder = addresses[0].rpartition("/")[0]
+    return slices.sliced(ArrowSource(rows, pattern, image_key, text_key, folder), split, pattern)
+
+
+def _load(folder: Path) -> Mapping[str, Any]:
+    datasets = _datasets()
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} does not exist: check the path in data.source")
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # As above.
+        raise UserError(
+            f"{folder} cannot be read ({_reason(error)}): give the folder that save_to_disk wrote"
+        ) from error
+    return found if isinstance(found, Mapping) else {slices.WHOLE: found}
+
+
+def _encoded(rows: Any) -> Any:
+    """The rows with images left as they are stored."""
+    for column, kind in rows.features.items():
+        if hasattr(kind, "decode") and hasattr(kind, "encode_example"):
+            rows = rows.cast_column(column, type(kind)(decode=False))
+    return rows
+
+
+def _datasets() -> Any:
+    try:
+        import datasets  # Here, because it takes seconds to import, and other data does without it.
+    except ImportError as error:
+        raise UserError("hfds: and parquet: need datasets: pip install -r requirements-hf.txt") from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())
