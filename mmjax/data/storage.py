@@ -3,9 +3,12 @@
 import functools
 import os
 import posixpath
+import stat
+import urllib.parse
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import tenacity
@@ -19,31 +22,41 @@ NUM_REQUESTS = 32
 SILENT_SECS = 30.0
 """How long a server may say nothing before it counts as away."""
 LOOKUP_SECS = 20.0
-"""How long a file that cannot be looked up at the start is asked for again."""
+"""How long what fails at the start, and may pass, is tried again."""
 PASSING_STATUS = (408, 425, 429)
 """What a web server says of now, and not of the file; and so does all from 500."""
-FINAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+FINAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError)
 """What a storage says of a file, while it is there itself; any other error may pass."""
-WILDCARDS = "*?["
-READ_AHEAD_BYTES = 2**23
+WEB = ("http://", "https://")
+HERE = ("file://", "local://")
+READ_AHEAD_BYTES = 2**20
+VERSION_FACTS = ("mtime", "ETag", "etag", "generation", "LastModified", "last_modified")
+"""Where storages say which version of a file it is."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: `address` as fsspec opens it, and its size in bytes."""
+    """One file: `address` as fsspec opens it, its size in bytes, and what changes when it is written anew; "" where its
+    storage does not say."""
 
     address: str
     num_bytes: int
+    version: str = ""
 
 
 def find(pattern: str) -> list[File]:
     """The files of `pattern`, in order: braces (`{000..127}`, `{a,b}`) are filled in, and wildcards looked up.
 
+    A path of this machine that is there as it is written is no pattern.
+
     Raises:
-        UserError: nothing fits, a file is not there, or its storage cannot be asked.
+        UserError: nothing fits, a file is not there or is a folder, or its storage cannot be asked.
     """
+    pattern = local_path(pattern)
     try:
-        addresses = list(braceexpand(pattern))
+        addresses = [pattern] if os.path.exists(pattern) else list(braceexpand(pattern, escape=False))
     except ValueError as error:
         raise UserError(f"{pattern!r}: {error}; write {{000..127}} or {{a,b}}") from error
     with ThreadPoolExecutor(NUM_REQUESTS) as requests:
@@ -56,42 +69,67 @@ def find(pattern: str) -> list[File]:
 def _lookup(address: str) -> list[File]:
     filesystem, path = _open(address)
     with_prefix = filesystem.unstrip_protocol if is_remote(address) else str
-    try:
-        facts = _attempts()(_facts, filesystem, path)
-    except Exception as error:  # Each storage has errors of its own.
-        raise UserError(f"{address} cannot be read ({_reason(error)}): check the path, and who may read it") from error
-    return [File(with_prefix(fact["name"]), _size_of(fact, address)) for fact in facts]
+    facts = patiently(lambda: _facts(filesystem, path, address), address)
+    return [File(with_prefix(fact["name"]), _size_of(fact, address), _version_of(fact)) for fact in facts]
 
 
-def _facts(filesystem: Any, path: str) -> list[dict[str, Any]]:
-    """What the storage says of the file, or of each that fits."""
-    if not any(wildcard in path for wildcard in WILDCARDS):
-        return [filesystem.info(path)]
-    found = filesystem.glob(path, detail=True)
-    return [found[name] for name in sorted(found) if found[name]["type"] == "file"]
+def patiently(read: Callable[[], T], address: str) -> T:
+    """What `read` gives of a file at the start of a run, tried again while that may help.
 
-
-def _attempts() -> tenacity.Retrying:
-    return tenacity.Retrying(
+    Raises:
+        UserError: it cannot be read.
+    """
+    attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_passes),
         stop=tenacity.stop_after_delay(LOOKUP_SECS),
         wait=tenacity.wait_random_exponential(0.2, 5.0),
         reraise=True,
     )
+    try:
+        return attempts(read)
+    except UserError:
+        raise
+    except Exception as error:  # Each storage has errors of its own.
+        raise UserError(f"{address} cannot be read ({_reason(error)}): check the path, and who may read it") from error
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether it may be otherwise soon. fsspec says that a file is not there whatever a web server says of it."""
-    status = getattr(error.__cause__ or error, "status", None)
-    if isinstance(status, int):
-        return status in PASSING_STATUS or status >= 500
-    return not isinstance(error, FINAL)
+def _facts(filesystem: Any, path: str, address: str) -> list[dict[str, Any]]:
+    """What the storage says of the file, or of each that fits."""
+    # In an address of the web, a question mark begins what is asked.
+    wildcards = "*[" if address.startswith(WEB) else "*?["
+    if os.path.exists(address) or not any(wildcard in path for wildcard in wildcards):
+        facts = filesystem.info(path)
+        if facts["type"] == "directory":
+            raise UserError(f"{address} is a folder: give its files, such as {address.rstrip('/')}/*.tar")
+        return [facts]
+    found = filesystem.glob(path, detail=True)
+    # A listing says of a link that it is one, and that of a web server not how long a file is.
+    asked = [
+        found[name]
+        if found[name]["type"] == "file" and found[name].get("size") is not None
+        else _fact(filesystem, name)
+        for name in sorted(found)
+        if found[name]["type"] != "directory"
+    ]
+    return [facts for facts in asked if facts["type"] != "directory"]
+
+
+def _fact(filesystem: Any, name: str) -> dict[str, Any]:
+    try:
+        fact: dict[str, Any] = filesystem.info(name)
+        return fact
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is in its folder, and cannot be read: it is a link to what is gone") from error
 
 
 def _size_of(facts: dict[str, Any], address: str) -> int:
     if facts.get("size") is None:
         raise UserError(f"{address}: its server does not say how long it is: copy it to a store that does")
     return int(facts["size"])
+
+
+def _version_of(facts: dict[str, Any]) -> str:
+    return next((str(facts[name]) for name in VERSION_FACTS if facts.get(name)), "")
 
 
 def read(address: str, start: int, num_bytes: int) -> bytes:
@@ -101,9 +139,11 @@ def read(address: str, start: int, num_bytes: int) -> bytes:
         BadRecord: the file is gone, may not be read, or ends before.
         Unreachable: its storage does not answer, or answers with something else.
     """
+    if not num_bytes:
+        return b""
     try:
         filesystem, path = _open(address)
-        found = filesystem.cat_file(path, start=start, end=start + num_bytes)
+        found: bytes = filesystem.cat_file(path, start=start, end=start + num_bytes)
     except Exception as error:  # Each storage has errors of its own.
         raise _failed(address, posixpath.dirname(address), error) from error
     if len(found) == num_bytes:
@@ -117,13 +157,17 @@ def read_whole(address: str, folder: str) -> bytes:
     """All of a file that lies somewhere under `folder`; while that is not there, nothing can be said of the file.
 
     Raises:
-        BadRecord: the file is not there, or may not be read.
+        BadRecord: the file is not there, may not be read, or is none (a pipe or a device).
         Unreachable: its storage does not answer.
     """
     try:
+        if not is_remote(address) and not stat.S_ISREG(os.stat(address).st_mode):
+            raise BadRecord(f"{address} is not a file")
         filesystem, path = _open(address)
         content: bytes = filesystem.cat_file(path)
         return content
+    except BadRecord:
+        raise
     except UserError as error:
         raise BadRecord(str(error)) from error
     except Exception as error:  # Each storage has errors of its own.
@@ -134,21 +178,49 @@ def _failed(address: str, folder: str, error: Exception) -> BadRecord:
     """What the error says of the file, or of its storage: without its folder nothing can be said of a file."""
     problem = f"{address} cannot be read ({_reason(error)})"
     is_there = is_remote(folder) or os.path.isdir(folder or ".")
-    return BadRecord(problem) if isinstance(error, FINAL) and is_there else Unreachable(problem)
+    return Unreachable(problem) if _passes(error) or not is_there else BadRecord(problem)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether it may be otherwise soon. fsspec says that a file is not there whatever a web server says of it."""
+    if isinstance(error, UserError):
+        return False
+    cause = error.__cause__ or error
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return status in PASSING_STATUS or status >= 500
+    return not isinstance(cause, FINAL)
 
 
 def joined(folder: str, name: str) -> str:
     """Where a file lies that is named in a file of `folder`."""
-    return name if is_remote(name) else posixpath.join(folder, name)
+    if is_remote(name) or posixpath.isabs(name) or name.startswith(HERE):
+        return name if is_remote(name) else local_path(name)
+    # On the web a name is not yet an address: % and # are letters of it.
+    return posixpath.join(folder, urllib.parse.quote(name) if folder.startswith(WEB) else name)
+
+
+def folder_of(address: str) -> str:
+    """Where a file lies, without what is asked of a web server beside it."""
+    return posixpath.dirname(address.partition("?")[0] if address.startswith(WEB) else address)
 
 
 def is_remote(address: str) -> bool:
     """Whether it is an address of elsewhere, and not a path of this machine."""
-    return "://" in address
+    return "://" in address and not address.startswith(HERE)
+
+
+def local_path(address: str) -> str:
+    """A path of this machine in full, so that it means one file wherever it is read; other addresses as they are."""
+    if is_remote(address):
+        return address
+    for prefix in HERE:
+        address = address.removeprefix(prefix)
+    return os.path.abspath(os.path.expanduser(address))
 
 
 def open_file(file: File) -> Any:
-    """The file, opened for reading; of one that lies elsewhere long parts are read ahead."""
+    """The file, opened for reading; of one that lies elsewhere parts of `READ_AHEAD_BYTES` are fetched."""
     filesystem, path = _open(file.address)
     if not is_remote(file.address):
         return filesystem.open(path, "rb")
@@ -158,8 +230,11 @@ def open_file(file: File) -> Any:
 
 @functools.lru_cache(maxsize=2**16)
 def _open(address: str) -> tuple[Any, str]:
+    if not is_remote(address):
+        # Whatever letters it has: fsspec would take some for more than a path.
+        return fsspec.filesystem("file"), address
     options: dict[str, Any] = {}
-    if address.startswith(("http://", "https://")):
+    if address.startswith(WEB):
         options["client_kwargs"] = {"timeout": _patience()}
     try:
         return fsspec.core.url_to_fs(address, **options)

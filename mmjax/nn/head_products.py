@@ -65,7 +65,8 @@ def _inner_forward(queries: Array, keys: Array) -> tuple[Array, Pair]:
 
 def _inner_backward(kept: Pair, cotangent: Array) -> Pair:
     queries, keys = kept
-    return _weighted(cotangent, keys), _sum_over_queries(cotangent, queries)
+    by_queries, by_keys = _weighted(cotangent, keys), _sum_over_queries(cotangent, queries)
+    return by_queries.astype(queries.dtype), by_keys.astype(keys.dtype)
 
 
 def _weighted_forward(shares: Array, values: Array) -> tuple[Array, Pair]:
@@ -74,7 +75,8 @@ def _weighted_forward(shares: Array, values: Array) -> tuple[Array, Pair]:
 
 def _weighted_backward(kept: Pair, cotangent: Array) -> Pair:
     shares, values = kept
-    return _inner(cotangent, values), _sum_over_queries(shares, cotangent)
+    by_shares, by_values = _inner(cotangent, values), _sum_over_queries(shares, cotangent)
+    return by_shares.astype(shares.dtype), by_values.astype(values.dtype)
 
 
 _inner.defvjp(_inner_forward, _inner_backward)

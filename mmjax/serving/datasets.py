@@ -1,13 +1,12 @@
 """The data sets of training, opened for an index: `mmjax.data` is numpy, and needs no jax."""
 
-import posixpath
 from pathlib import Path
 from typing import Any
 
+from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sources import imagefolder
-from mmjax.data.storage import is_remote
 from mmjax.errors import UserError
 
 FLAT_SPLIT = imagefolder.FLAT_SPLIT
@@ -33,9 +32,9 @@ class InsideFolder:
 
 
 def _is_inside(address: str, folder: str) -> bool:
-    if is_remote(folder):
+    if storage.is_remote(folder):
         return address.startswith(f"{folder}/") and ".." not in address.split("/")
-    return not is_remote(address) and Path(address).resolve().is_relative_to(Path(folder).resolve())
+    return not storage.is_remote(address) and Path(address).resolve().is_relative_to(Path(folder).resolve())
 
 
 def open_records(spec: str, split: str | None) -> Any:
@@ -47,7 +46,7 @@ def open_records(spec: str, split: str | None) -> Any:
         UserError: unknown or incomplete specification, unknown split, missing data, or a missing package.
     """
     kind, _, given = spec.partition(":")
-    place = given if is_remote(given) else str(Path(given).expanduser())
+    place = storage.local_path(given)
     try:
         if kind == "imagefolder" and given:
             splits = tuple(imagefolder.find_splits(Path(place)))
@@ -59,7 +58,7 @@ def open_records(spec: str, split: str | None) -> Any:
         raise UserError(
             f"--data {spec} needs {error.name}: pip install -r requirements-serving.txt, or use imagefolder:DIR"
         ) from error
-    return InsideFolder(records, place if kind == "hfds" else posixpath.dirname(place))
+    return InsideFolder(records, place if kind == "hfds" else storage.folder_of(place))
 
 
 def _chosen(split: str | None, known: tuple[str, ...], spec: str) -> str:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mmjax.serving.index", description="Builds an index to search.")
     parser.add_argument("--model", type=Path, required=True, help="exported folder (Hugging Face layout)")
-    parser.add_argument("--data", required=True, help="imagefolder:DIR, emoji or tfds:DIR")
+    parser.add_argument("--data", required=True, help="a data.source of training, such as imagefolder:DIR")
     parser.add_argument("--split", help="split of the data; by default train, or the only one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not exist")
     parser.add_argument("--kind", choices=KINDS, default="flat", help="flat is exact; ivf and hnsw approximate")

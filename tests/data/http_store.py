@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ class Store:
 
     `refuse` makes it refuse everything so many times, or always (-1). `manner` is what it does when asked for a range:
     "half" gives the first half, "whole" all of the file, "hang up" ends the connection, "silent" keeps it and says
-    nothing.
+    nothing, "busy" refuses.
     """
 
     def __init__(self, folder: Path):
@@ -43,7 +44,7 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             self._answer(with_body=True)
 
         def _answer(self, with_body: bool) -> None:
-            path = store.folder / self.path.strip("/")
+            path = store.folder / urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if store.takes_refusal():
                 return self._send(store.status, b"")
@@ -57,6 +58,8 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             part = content[first : last + 1]
             if store.manner == "hang up":
                 return self.connection.shutdown(socket.SHUT_RDWR)
+            if store.manner == "busy":
+                return self._send(503, b"")
             if store.manner == "silent":
                 return store.stopped.wait()
             part = part[: len(part) // 2] if store.manner == "half" else part

@@ -1,5 +1,6 @@
 """Files behind a web server: the same records, and a word for each way in which a server fails."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,13 +58,64 @@ def test_a_server_that_is_busy_at_the_start_is_asked_again(server: Server, statu
     assert len(open_source(f"wds:{address}/00000.tar", "train")) == 4
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize("status", [429, 500, 503])
 def test_what_a_server_refuses_for_a_while_is_asked_for_again(server: Server, status: int) -> None:
     address, store = server
     source = PatientSource(open_source(f"wds:{address}/00000.tar", "train"), retry_secs=30.0)
     store.refuse(status, times=2)
     assert source[0].captions == ("thing 0",)
     assert store.times == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_what_a_server_refuses_for_good_is_not_asked_for_again(server: Server, status: int) -> None:
+    address, store = server
+    source = PatientSource(open_source(f"wds:{address}/00000.tar", "train"), retry_secs=30.0)
+    store.refuse(status, times=1)
+    with pytest.raises(BadRecord, match="cannot be read"):
+        source[0]
+    assert source[0].captions == ("thing 0",)
+
+
+@pytest.mark.parametrize("manner", ["hang up", "silent", "busy"])
+def test_a_server_that_fails_while_the_index_is_made_is_one_line(
+    server: Server, manner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SILENT_SECS", 0.3)
+    monkeypatch.setattr(storage, "LOOKUP_SECS", 0.5)
+    address, store = server
+    store.manner = manner
+    with pytest.raises(UserError, match=r"00000.tar cannot be read") as caught:
+        open_source(f"wds:{address}/00000.tar", "train")
+    assert "\n" not in str(caught.value)
+    store.manner = ""
+    assert len(open_source(f"wds:{address}/00000.tar", "train")) == 4
+
+
+def test_a_server_that_is_not_there_yet_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, info = [], storage._facts
+
+    def late(filesystem, path, address):
+        asked.append(address)
+        return info(filesystem, path, address) if len(asked) > 2 else refused()
+
+    def refused():
+        raise FileNotFoundError("address") from ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(storage, "_facts", late)
+    assert len(open_source(f"wds:{server[0]}/00000.tar", "train")) == 4
+    assert len(asked) == 3
+
+
+def test_what_is_asked_of_a_web_server_is_no_wildcard(server: Server) -> None:
+    address, _ = server
+    assert len(open_source(f"wds:{address}/00000.tar?token=1", "train")) == 4
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadRecord, match="is not a file"):
+        storage.read_whole(str(tmp_path / "pipe"), str(tmp_path))
 
 
 def test_a_file_that_is_gone_is_a_bad_record(server: Server, tmp_path: Path) -> None:
@@ -90,6 +142,7 @@ def test_an_answer_that_is_not_the_range_is_none(server: Server, manner: str, mo
 def test_a_file_that_ends_early_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     assert storage.read(str(tmp_path / "file"), 2, 3) == b"234"
+    assert storage.read(str(tmp_path / "file"), 2, 0) == b""
     with pytest.raises(BadRecord, match="ends at 10: it is cut off"):
         storage.read(str(tmp_path / "file"), 8, 3)
 

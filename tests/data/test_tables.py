@@ -68,6 +68,30 @@ def test_paths_may_be_absolute_or_addresses(folder: Path) -> None:
         assert [source[number].image for number in range(3)] == [png(number) for number in range(3)]
 
 
+def test_names_on_the_web_are_no_addresses_yet(folder: Path) -> None:
+    names = ["50%25.png", "cat#1.png", "cat?1.png", "two words.png"]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(png(number))
+    (folder / "table.csv").write_text("image,text\n" + "".join(f"{name},a\n" for name in names))
+    with serve(folder) as (address, _):
+        source = open_source(f"csv:{address}/table.csv?token=1", "train")
+        assert [source[number].image for number in range(4)] == [png(number) for number in range(4)]
+
+
+def test_the_kind_is_what_the_specification_says(folder: Path) -> None:
+    """And not how the file is called."""
+    spec = write_csv(folder / "table.txt", ",")
+    check_all(spec)
+    with pytest.raises(UserError, match="has no row that can be read: is it what data.source says"):
+        open_source(spec.replace("csv:", "jsonl:"), "train")
+
+
+def test_a_quote_that_does_not_end_is_one_line(folder: Path) -> None:
+    (folder / "table.tsv").write_text('image\ttext\nimages/0.png\t"thing\nimages/1.png\tthing 1\n')
+    with pytest.raises(UserError, match=r"table.tsv is not a table \(unexpected end of data\): write it again"):
+        open_source(f"csv:{folder}/table.tsv", "train")
+
+
 def test_a_table_and_its_images_behind_a_server(folder: Path) -> None:
     for spec in (write_jsonl(folder / "table.jsonl"), write_csv(folder / "table.csv", ",")):
         kind, _, path = spec.partition(":")
@@ -100,13 +124,15 @@ def test_bad_rows_stay_in_their_places(folder: Path) -> None:
 
 def test_lines_that_are_no_rows_stay_in_their_places(folder: Path) -> None:
     lines = ["[1]", "{", json.dumps({"image": "images/1.png"}), json.dumps({"image": "images/1.png", "text": [1]})]
-    lines += [json.dumps({"image": "images/1.png", "text": ["thing", "other"]})]
+    lines += [json.dumps({"image": "images/1.png", "text": ["thing", "other"]}), "[" * 100_000]
     (folder / "table.jsonl").write_text("\n".join(lines))
     source = open_source(f"jsonl:{folder}/table.jsonl", "train")
     for number, reason in enumerate(["not a JSON object", "not JSON", "has no 'text'", "its caption is 1"]):
         with pytest.raises(BadRecord, match=reason):
             source[number]
     assert source[4].captions == ("thing", "other")
+    with pytest.raises(BadRecord, match="not JSON"):
+        source[5]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +142,10 @@ def test_lines_that_are_no_rows_stay_in_their_places(folder: Path) -> None:
         ("csv:{folder}/images/*.png", {}, "is 5 files: give one table, or join them"),
         ("csv:{folder}/empty.csv", {}, "empty.csv is empty: write a line with 'image' and 'text' an image"),
         ("csv:{folder}/heads.csv", {}, "heads.csv is empty: write a line"),
-        ("csv:{folder}/table.csv", {"image_key": "imag"}, "data.image_key 'imag' does not exist: did you mean image"),
-        ("csv:{folder}/table.csv", {"text_key": "texts"}, "data.text_key 'texts' does not exist: did you mean text"),
+        ("csv:{folder}/table.csv", {"image_key": "imag"}, "column 'imag' does not exist: did you mean image"),
+        ("csv:{folder}/table.csv", {"text_key": ""}, "data.text_key is empty: name the column with the captions"),
+        ("csv:{folder}/images", {}, "images is a folder: give its files"),
+        ("csv:{folder}/table.csv", {"text_key": "texts"}, "column 'texts' does not exist: did you mean text"),
         ("jsonl:{folder}/table.jsonl", {"split": "test"}, "split 'test' does not exist: choose one of train"),
         ("csv:", {}, "data.source 'csv:' is incomplete: write one of"),
     ],

@@ -129,8 +129,85 @@ def test_a_shard_that_has_changed_is_refused(tmp_path: Path) -> None:
     spec = f"wds:{write_shards(tmp_path)}"
     open_source(spec, "train")
     write_tar(tmp_path / "00001.tar", sample("new", 1))
-    with pytest.raises(UserError, match=r"00001.tar has .* bytes, and had .* when its index was made: .* delete"):
+    with pytest.raises(UserError, match=r"00001.tar was written anew since its index was made .* delete"):
         open_source(spec, "train")
+
+
+def test_a_shard_of_the_same_size_that_has_changed_is_refused_too(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", sample("a", 0))
+    assert number_of(open_source(f"wds:{tmp_path}/a.tar", "train")[0]) == 0
+    before = (tmp_path / "a.tar").stat()
+    write_tar(tmp_path / "a.tar", reversed(sample("a", 0)))
+    os.utime(tmp_path / "a.tar", ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert (tmp_path / "a.tar").stat().st_size == before.st_size
+    with pytest.raises(UserError, match="was written anew"):
+        open_source(f"wds:{tmp_path}/a.tar", "train")
+
+
+def test_links_are_files(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards")
+    (tmp_path / "links").mkdir()
+    for path in (tmp_path / "shards").glob("*.tar"):
+        (tmp_path / "links" / path.name).symlink_to(path)
+    assert list(outcomes(open_source(f"wds:{tmp_path}/links/*.tar", "train"))) == list(range(12))
+    (tmp_path / "shards" / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"00001.tar is in its folder, and cannot be read"):
+        open_source(f"wds:{tmp_path}/links/*.tar", "train")
+
+
+def test_a_path_that_is_there_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a[1]{0..2}").mkdir()
+    write_tar(tmp_path / "a[1]{0..2}" / "b?::.tar", sample("a", 3))
+    monkeypatch.chdir(tmp_path)
+    assert list(outcomes(open_source("wds:a[1]{0..2}/b?::.tar", "train"))) == [3]
+
+
+def test_zeros_in_place_of_samples_are_not_the_end(tmp_path: Path) -> None:
+    """As a disk leaves them that lost what was written; and behind one tar there is no other."""
+    members = [member for number in range(60) for member in sample(str(number), number)]
+    whole = write_tar(tmp_path / "whole.tar", members).read_bytes()
+    at = whole.index(b"2.jpg")
+    (tmp_path / "lost.tar").write_bytes(whole[:at] + bytes(len(whole) - at))
+    (tmp_path / "two.tar").write_bytes(whole + whole)
+    for name, num_right in {"lost.tar": 2, "two.tar": 60}.items():
+        found = list(outcomes(open_source(f"wds:{tmp_path}/{name}", "train")))
+        assert found[:-1] == list(range(num_right))
+        assert "cut off or damaged after" in str(found[-1])
+
+
+def test_hidden_members_are_of_no_sample(tmp_path: Path) -> None:
+    """macOS puts one beside each file."""
+    members = [("data/._0.jpg", b"x"), ("data/0.jpg", png(0)), ("data/._0.txt", b"x"), ("data/0.txt", b"thing 0")]
+    write_tar(tmp_path / "a.tar", members)
+    assert list(outcomes(open_source(f"wds:{tmp_path}/a.tar", "train"))) == [0]
+
+
+def test_an_index_that_cannot_be_kept_or_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = f"wds:{write_shards(tmp_path / 'shards')}"
+    (tmp_path / "shards" / ".mmjax").touch()
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="cannot be kept in .* set XDG_CACHE_HOME to a folder"):
+        open_source(spec, "train")
+    (tmp_path / "shards" / ".mmjax").unlink()
+    open_source(spec, "train")
+    (kept,) = (tmp_path / "shards" / ".mmjax").iterdir()
+    (kept / "index.json").write_text("")
+    with pytest.raises(UserError, match="is damaged .* delete it, and it is made again"):
+        open_source(spec, "train")
+
+
+def test_who_makes_the_same_index_takes_the_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, build = storage.find(write_shards(tmp_path)), tar_index.build
+
+    def slowly(given):
+        monkeypatch.setattr(tar_index, "build", build)
+        tar_index.tar_index(given)
+        return build(given)
+
+    monkeypatch.setattr(tar_index, "build", slowly)
+    assert len(tar_index.tar_index(shards)) == 12
+    assert len(list((tmp_path / ".mmjax").iterdir())) == 1
 
 
 def test_a_tar_cut_anywhere_gives_right_pairs_and_says_so(tmp_path: Path) -> None:
@@ -186,6 +263,8 @@ def test_bad_samples_stay_in_their_places(tmp_path: Path) -> None:
         ("{tars}/9.tar", {}, "9.tar cannot be read (No such file or directory): check the path"),
         ("{tars}/x*.tar", {}, "no file fits"),
         ("{tars}/{{0..", {}, "write {{000..127}} or {{a,b}}"),
+        ("{tars}", {}, "is a folder: give its files, such as"),
+        ("{tars}/nothing.tar", {}, "nothing.tar has no samples: their members are called KEY.jpg"),
         ("{tars}/empty.tar", {}, "empty.tar is not a tar that can be read by index (empty file): unpack"),
         ("{tars}/zipped.tar", {}, "zipped.tar is not a tar that can be read by index"),
         ("{tars}/00000.tar", {"text_key": "txtt"}, "data.text_key 'txtt' does not exist: did you mean txt"),
@@ -196,6 +275,7 @@ def test_bad_samples_stay_in_their_places(tmp_path: Path) -> None:
 def test_errors_are_one_line_with_the_remedy(pattern: str, options: dict, message: str, tmp_path: Path) -> None:
     write_shards(tmp_path, 1)
     (tmp_path / "empty.tar").touch()
+    write_tar(tmp_path / "nothing.tar", [("README", b"of no sample")])
     (tmp_path / "zipped.tar").write_bytes(gzip.compress((tmp_path / "00000.tar").read_bytes()))
     with pytest.raises(UserError) as caught:
         open_source("wds:" + pattern.format(tars=tmp_path), "train", **options)

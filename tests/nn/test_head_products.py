@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,3 +56,11 @@ def test_values_and_gradients_are_those_of_the_formula(name, lengths, on_cpu, si
         np.einsum(f"{out},{left}->{right}", cotangent, x),
     )
     assert above(relative_errors(ours, expected), LAYER) == {}
+
+
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["heads first", "positions first"])
+def test_gradients_have_the_types_of_what_they_are_of(on_cpu, monkeypatch):
+    monkeypatch.setattr(rules, "runs_on_cpu", lambda: on_cpu)
+    shares, values = jnp.ones((1, 1, 2, 3)), jnp.ones((1, 3, 1, 2), jnp.bfloat16)
+    value, pullback = jax.vjp(head_products.read_by, shares, values)
+    assert [x.dtype for x in (value, *pullback(value))] == [jnp.float32, jnp.float32, jnp.bfloat16]

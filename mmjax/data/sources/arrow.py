@@ -92,7 +92,7 @@ def parquet(pattern: str, split: str, image_key: str, text_key: str) -> Any:
         rows = datasets.load_dataset("parquet", data_files=addresses, split=slices.WHOLE)
     except Exception as error:  # It wraps what Arrow, a storage, or the disk said, each in errors of its own.
         raise UserError(f"{pattern} cannot be read as Parquet ({_reason(error)}): check the files") from error
-    folder = addresses[0].rpartition("/")[0]
+    folder = storage.folder_of(addresses[0])
     return slices.sliced(ArrowSource(rows, pattern, image_key, text_key, folder), split, pattern)
 
 

@@ -21,8 +21,9 @@ def image_folder(folder: Path, split: str, text_key: str = "text") -> TableSourc
     splits = find_splits(folder)
     if split not in splits:
         raise unknown_name(f"{folder}: split", split, splits)
-    metadata = splits[split]
-    return TableSource(File(str(metadata), metadata.stat().st_size), FILE_KEY, text_key)
+    metadata = splits[split].absolute()
+    file = File(str(metadata), metadata.stat().st_size)
+    return TableSource(file, "csv" if metadata.suffix == ".csv" else "jsonl", FILE_KEY, text_key)
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -35,7 +35,7 @@ class JsonLines:
 
     def __init__(self, file: File):
         self._address = file.address
-        self._starts, self._sizes = _lines(file)
+        self._starts, self._sizes = storage.patiently(lambda: _lines(file), file.address)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -44,7 +44,7 @@ class JsonLines:
         line = storage.read(self._address, int(self._starts[number]), int(self._sizes[number]))
         try:
             parsed = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRecord(f"its metadata line is not JSON ({error})") from error
         if not isinstance(parsed, dict):
             raise BadRecord("its metadata line is not a JSON object")
@@ -52,11 +52,14 @@ class JsonLines:
 
 
 class CsvRows:
-    """A file whose first line names the columns, with commas in between, or tabs where it is called `.tsv`."""
+    """A file whose first line names the columns, with commas in between, or tabs where it is called `.tsv`.
+
+    What has a comma, a tab or a line in it stands in double quotes, as Python's csv writes it.
+    """
 
     def __init__(self, file: File):
-        delimiter = "\t" if PurePosixPath(file.address).suffix.lower() == ".tsv" else ","
-        self._columns, self._rows = _parse_csv(file, delimiter)
+        is_tsv = PurePosixPath(file.address.partition("?")[0]).suffix.lower() == ".tsv"
+        self._columns, self._rows = storage.patiently(lambda: _parse_csv(file, "\t" if is_tsv else ","), file.address)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -66,12 +69,6 @@ class CsvRows:
         if len(row) != len(self._columns):
             raise BadRecord(f"its row has {len(row)} values for {len(self._columns)} columns")
         return dict(zip(self._columns, row, strict=True))
-
-
-def open_rows(file: File) -> Rows:
-    """The rows of a table, by what it is called."""
-    suffix = PurePosixPath(file.address).suffix.lower()
-    return CsvRows(file) if suffix in (".csv", ".tsv") else JsonLines(file)
 
 
 def _lines(file: File) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +94,9 @@ def _parse_csv(file: File, delimiter: str) -> tuple[list[str], Sequence[Sequence
         # What is not UTF-8 is one bad caption, and not a file that cannot be read.
         text = io.TextIOWrapper(opened, "utf-8-sig", errors="surrogateescape", newline="")
         try:
-            rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
+            rows = [row for row in csv.reader(text, delimiter=delimiter, strict=True) if row]
         except csv.Error as error:
-            raise UserError(f"{file.address} is not a table ({error}): write it again with Python's csv") from error
+            raise UserError(
+                f"{file.address} is not a table ({error}): write it again with Python's csv, or as lines of JSON"
+            ) from error
     return (rows[0], rows[1:]) if rows else ([], [])

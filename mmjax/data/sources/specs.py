@@ -60,7 +60,7 @@ def open_source(
         return arrow.parquet(place, split, image_key, text_key)
     if kind == "hfds":
         return arrow.saved(_folder(place), split, image_key, text_key)
-    return slices.sliced(TableSource(_file(place), image_key, text_key), split, spec)
+    return slices.sliced(TableSource(_file(place), kind, image_key, text_key), split, spec)
 
 
 def list_splits(spec: str) -> tuple[str, ...]:
@@ -88,8 +88,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
 
 
 def _file(place: str) -> storage.File:
-    address = place if storage.is_remote(place) else str(_folder(place))
-    files = storage.find(address)
+    files = storage.find(place)
     if len(files) != 1:
         raise UserError(f"{place} is {len(files)} files: give one table, or join them")
     return files[0]

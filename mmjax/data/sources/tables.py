@@ -1,13 +1,13 @@
 """Records of a table that names an image and its captions in each row."""
 
-import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sources import fields
-from mmjax.data.sources.rows import open_rows
+from mmjax.data.sources.rows import CsvRows, JsonLines, Rows
 from mmjax.data.storage import File
 from mmjax.errors import UserError
 
@@ -16,7 +16,7 @@ NUM_LOOKED_AT = 100
 
 
 class TableSource:
-    """A source over the rows of one file, JSON lines, CSV or TSV.
+    """A source over the rows of one file, lines of JSON ("jsonl") or a CSV ("csv").
 
     `image_key` names the column with an image's path, relative to the table, absolute, or an address; "" reads none.
     `text_key` names the one with a caption or, of JSON, a list of them; "captions/en" reaches into nested fields. Rows
@@ -26,10 +26,10 @@ class TableSource:
         UserError: the table cannot be read, is empty, or has no such column.
     """
 
-    def __init__(self, table: File, image_key: str, text_key: str):
+    def __init__(self, table: File, kind: str, image_key: str, text_key: str):
         self._table, self._image_key, self._text_key = table, image_key, text_key
-        self._folder = posixpath.dirname(table.address)
-        self._rows = open_rows(table)
+        self._folder = storage.folder_of(table.address)
+        self._rows: Rows = CsvRows(table) if kind == "csv" else JsonLines(table)
         self._check()
 
     def __len__(self) -> int:
@@ -46,14 +46,18 @@ class TableSource:
         return Record(image, captions, None, path or name, path=path)
 
     def _check(self) -> None:
+        columns = [key.partition("/")[0] for key in (self._image_key, self._text_key) if key]
+        if not self._text_key:
+            raise UserError(f"{self._table.address}: data.text_key is empty: name the column with the captions")
         if not len(self._rows):
-            columns = " and ".join(map(repr, filter(None, (self._image_key, self._text_key))))
-            raise UserError(f"{self._table.address} is empty: write a line with {columns} an image")
+            wanted = " and ".join(map(repr, columns))
+            raise UserError(f"{self._table.address} is empty: write a line with {wanted} an image")
         rows = [row for row in map(self._columns_of, range(min(NUM_LOOKED_AT, len(self._rows)))) if row]
-        for setting, key in (("data.image_key", self._image_key), ("data.text_key", self._text_key)):
-            column = key.partition("/")[0]
-            if column and rows and not any(column in row for row in rows):
-                raise unknown_name(f"{self._table.address}: {setting}", column, rows[0])
+        if not rows:
+            raise UserError(f"{self._table.address} has no row that can be read: is it what data.source says?")
+        for column in columns:
+            if not any(column in row for row in rows):
+                raise unknown_name(f"{self._table.address}: column", column, rows[0])
 
     def _columns_of(self, number: int) -> Mapping[str, Any]:
         try:

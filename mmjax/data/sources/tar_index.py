@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mmjax.data import storage
 from mmjax.data.sources.tar_samples import Sample, samples_of
 from mmjax.data.storage import File
 from mmjax.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Of the files of an index: raise it when they change."""
 NUM_SHARDS_AT_ONCE = 16
 STARTS = ("first_samples", "first_members", "first_letters")
@@ -59,64 +61,91 @@ class TarIndex:
 def tar_index(shards: Sequence[File]) -> TarIndex:
     """The index of these shards: read where there is one, and else made and kept.
 
-    It lies beside shards of this machine, in `.mmjax`, and that of others, or where nothing may be written, in
-    `$XDG_CACHE_HOME/mmjax` (`~/.cache/mmjax`).
+    It lies beside shards that are all in one folder of this machine, in `.mmjax`; of others, or where nothing may be
+    written, in `$XDG_CACHE_HOME/mmjax` (`~/.cache/mmjax`).
 
     Raises:
-        UserError: a shard is not a tar, or has another size than when the index was made.
+        UserError: a shard is not a tar, was written anew since the index was made, or the index cannot be kept.
     """
     name = hashlib.sha256(json.dumps([VERSION, *(shard.address for shard in shards)]).encode()).hexdigest()[:16]
     folders = [folder / f"tar-index-{name}" for folder in _folders(shards)]
     for folder in folders:
-        if folder.is_dir():
+        if _is_there(folder):
             return _load(folder, shards)
-    index = build(shards)
-    _save(index, folders)
-    return index
+    # Where it goes is known before the work is done.
+    place = _writable(folders)
+    try:
+        return _load(_save(build(shards), *place), shards)
+    finally:
+        shutil.rmtree(place[0], ignore_errors=True)
 
 
 def _folders(shards: Sequence[File]) -> Iterator[Path]:
-    if not any("://" in shard.address for shard in shards):
-        beside = Path(os.path.commonpath([Path(shard.address).absolute().parent for shard in shards]))
-        yield beside / ".mmjax"
-    yield Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mmjax"
+    parents = {posixpath.dirname(shard.address) for shard in shards}
+    if len(parents) == 1 and not storage.is_remote(shards[0].address):
+        yield Path(*parents) / ".mmjax"
+    yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmjax"
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        # Closed to this user: then it is not there for them.
+        return False
 
 
 def _load(folder: Path, shards: Sequence[File]) -> TarIndex:
-    facts = json.loads((folder / "index.json").read_text())
-    for shard, known in zip(shards, facts["shards"], strict=True):
-        if shard.num_bytes != known["num_bytes"]:
+    try:
+        facts = json.loads((folder / "index.json").read_text())
+        # Mapped: processes of one machine share the pages, and only what is asked for is read.
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        known_shards = [File(**known) for known in facts["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the index {folder} is damaged ({error}): delete it, and it is made again") from error
+    for shard, known in zip(shards, known_shards, strict=True):
+        if shard != known:
             raise UserError(
-                f"{shard.address} has {shard.num_bytes} bytes, and had {known['num_bytes']} when its index was made: "
-                f"if it is right as it is now, delete {folder}"
+                f"{shard.address} was written anew since its index was made ({known.num_bytes} bytes then, "
+                f"{shard.num_bytes} now): if it is right as it is, delete {folder}"
             )
-    # Mapped: processes of one machine share the pages, and only what is asked for is read.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return TarIndex(tuple(shards), tuple(facts["kind_names"]), arrays)
 
 
-def _save(index: TarIndex, folders: Sequence[Path]) -> None:
-    """In the first folder that can be made; whole or not at all, whoever else makes the same one."""
+def _writable(folders: Sequence[Path]) -> tuple[Path, Path]:
+    """A new folder to write an index in, and the one of `folders` that it is to become."""
     for folder in folders:
+        written = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
         try:
-            written = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
             written.mkdir(parents=True)
-        except OSError:
-            if folder == folders[-1]:
-                raise
+        except OSError as error:
+            problem = error
             continue
+        return written, folder
+    raise UserError(
+        f"the index of tars cannot be kept in {folders[-1].parent} ({problem.strerror}): set XDG_CACHE_HOME to a "
+        "folder that may be written"
+    ) from problem
+
+
+def _save(index: TarIndex, written: Path, folder: Path) -> Path:
+    """The folder that the index is in: whole or not at all, whoever else makes the same one."""
+    try:
         facts = {"shards": [asdict(shard) for shard in index.shards], "kind_names": index.kind_names}
         (written / "index.json").write_text(json.dumps(facts))
         for name, array in index.arrays.items():
             np.save(written / f"{name}.npy", array)
-        try:
-            written.rename(folder)
-        except OSError:
-            # Another process was faster: its index is the same.
-            shutil.rmtree(written)
-            if not folder.is_dir():
-                raise
-        return
+    except OSError as error:
+        raise UserError(
+            f"the index of tars cannot be written to {folder.parent} ({error.strerror}): make room there"
+        ) from error
+    try:
+        written.rename(folder)
+    except OSError:
+        # Another process was faster: its index is the same.
+        if not folder.is_dir():
+            raise
+    return folder
 
 
 def build(shards: Sequence[File]) -> TarIndex:
@@ -131,7 +160,7 @@ def build(shards: Sequence[File]) -> TarIndex:
 
 
 def _index_of(shard: File) -> TarIndex:
-    samples = list(samples_of(shard))
+    samples = storage.patiently(lambda: list(samples_of(shard)), shard.address)
     members = [(kind, *place) for sample in samples for kind, place in sample.members.items()]
     kind_names = tuple(sorted({kind for kind, _, _ in members}))
     keys = [sample.key.encode(errors="surrogateescape") for sample in samples]

@@ -10,7 +10,7 @@ from mmjax.data import storage
 from mmjax.data.storage import File
 from mmjax.errors import UserError
 
-SAMPLE_NAME = re.compile(r"^((?:.*/)?[^./][^.]*)\.([^/]*)$")
+SAMPLE_NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]*)$")
 """The key is a member's name up to the first dot of its last part; what follows tells members of a sample apart."""
 WHOLE, DUPLICATE, CUT_OFF = range(3)
 """What a sample is: usable; one whose key or member was in its shard before; what stands for the rest of a shard that
@@ -51,7 +51,7 @@ def samples_of(shard: File) -> Iterator[Sample]:
         for key, members in itertools.groupby(_members(reader), lambda member: member.key):
             yield _sample(shard, key, list(members), key in seen)
             seen.add(key)
-        if not _is_ended(file, reader.offset):
+        if not _is_ended(file, reader.offset, shard.num_bytes):
             yield Sample(shard, key, {}, CUT_OFF)
 
 
@@ -71,7 +71,7 @@ def _open_tar(file: Any, shard: File) -> tarfile.TarFile:
 
 
 def _members(reader: tarfile.TarFile) -> Iterator[Member]:
-    """Those that belong to samples, up to where the tar can be read."""
+    """Those that belong to samples, up to where the tar can be read; links, and files with holes, are none."""
     while True:
         try:
             found = reader.next()
@@ -82,11 +82,17 @@ def _members(reader: tarfile.TarFile) -> Iterator[Member]:
         # It keeps what it gave, and a shard may have more members than memory wants.
         reader.members.clear()  # type: ignore[attr-defined]
         match = SAMPLE_NAME.match(found.name)
-        if match is not None and found.isfile():
+        if match is not None and found.isfile() and not found.issparse():
             yield Member(match[1], match[2].lower(), found.offset_data, found.size)
 
 
-def _is_ended(file: Any, offset: int) -> bool:
-    """Whether a block of zeros is what stopped the reading: at anything else tarfile stops without a word."""
+def _is_ended(file: Any, offset: int, num_bytes: int) -> bool:
+    """Whether the zeros that end a tar are what stopped the reading, and nothing but them follows.
+
+    At anything else tarfile stops without a word; and where a disk lost what was written, zeros may stand for samples.
+    """
+    left = num_bytes - offset
+    if not tarfile.BLOCKSIZE <= left <= 2 * tarfile.RECORDSIZE:
+        return False
     file.seek(offset)
-    return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    return file.read(left) == bytes(left)

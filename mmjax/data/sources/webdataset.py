@@ -9,6 +9,7 @@ from mmjax.data.records import BadRecord, Record
 from mmjax.data.sources import fields
 from mmjax.data.sources.tar_index import tar_index
 from mmjax.data.sources.tar_samples import CUT_OFF, DUPLICATE, Sample
+from mmjax.errors import UserError
 
 ANY_IMAGE, ANY_TEXT = "image", "text"
 """Keys with a meaning of their own: whichever member is an image, and the text member."""
@@ -58,11 +59,13 @@ class WebDatasetSource:
             return text.strip()
         try:
             return fields.field(json.loads(text), self._field)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRecord(f"its fields are not JSON ({error})") from error
 
     def _check(self, pattern: str, setting: str, key: str, kinds: tuple[str, ...]) -> None:
         known = self._index.kind_names
+        if not known:
+            raise UserError(f"{pattern} has no samples: their members are called KEY.jpg, KEY.txt and so on")
         if kinds and not any(kind in known for kind in kinds):
             raise unknown_name(f"{pattern}: {setting}", key, known)
 
