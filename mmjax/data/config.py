@@ -21,7 +21,7 @@ class DataConfig:
         Hugging Face.
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory, members of tars ("json/caption" is a field of one), or columns
-        of rows; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
+        of a table; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
         of `regions` without them.
       answer_key: feature of a TFDS directory with the class of the answer to the question that the text asks, for
         `objective.answers`; "" has none. -1, and a label that no model has, is no answer.

@@ -73,6 +73,12 @@ class Source(Protocol):
         ...
 
 
+def check_index(index: int, source: Source) -> None:
+    """Raises IndexError where the source has no record of this number."""
+    if not 0 <= index < len(source):
+        raise IndexError(f"record {index} of {len(source)}")
+
+
 def caption_id(caption: str) -> int:
     """Returns a hash of the caption in [0, 2^31), the same in every process; case and outer spaces are ignored.
 

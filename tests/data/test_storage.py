@@ -13,7 +13,7 @@ from mmjax.data.sources import tar_index
 from mmjax.data.sources.specs import open_source
 from mmjax.errors import UserError
 from tests.data.http_store import Store, serve
-from tests.data.tiny_tars import write_shards
+from tests.data.sources.tiny_tars import write_shards
 
 Server = tuple[str, Store]
 

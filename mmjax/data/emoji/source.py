@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import Record
+from mmjax.data.records import Record, check_index
 from mmjax.data.sources.tfds import open_builder, open_split
 
 HERE = Path(__file__).parent
@@ -28,8 +28,7 @@ class EmojiSource:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        check_index(index, self)
         example = self._examples[index]
         hexcode, vendor = example["hexcode"].decode(), example["vendor"].decode()
         if self._captions is None:

@@ -1,1 +1,1 @@
-"""Where records come from: one module a format, and one that opens them by their specification."""
+"""Where records come from: a module a format, what formats share, and `specs`, which opens any of them by its name."""

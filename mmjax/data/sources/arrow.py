@@ -6,7 +6,7 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record
+from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields, slices
 from mmjax.errors import UserError
 
@@ -38,8 +38,7 @@ class ArrowSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        check_index(index, self)
         row = self._row(index)
         captions = fields.captions(self._text(row))
         image, path = fields.image(row[self._image_key], self._folder) if self._image_key else (None, None)

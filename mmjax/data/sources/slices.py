@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import Record, Source
+from mmjax.data.records import Record, Source, check_index
 from mmjax.errors import UserError
 
 WHOLE = "train"
@@ -19,14 +19,12 @@ class Slices:
         return sum(map(len, self._ranges))
 
     def __getitem__(self, index: int) -> Record:
-        if index < 0:
-            raise IndexError(f"record {index}")
-        left = index
+        check_index(index, self)
         for part in self._ranges:
-            if left < len(part):
-                return self._source[part[left]]
-            left -= len(part)
-        raise IndexError(f"record {index} of {len(self)}")
+            if index < len(part):
+                break
+            index -= len(part)
+        return self._source[part[index]]
 
 
 def sliced(source: Source, split: str, where: str, whole: str = WHOLE) -> Source:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record
+from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields
 from mmjax.data.sources.rows import CsvRows, JsonLines, Rows
 from mmjax.data.storage import File
@@ -36,8 +36,7 @@ class TableSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        check_index(index, self)
         row = self._rows[index]
         captions, name = fields.captions(fields.field(row, self._text_key)), f"{self._table.address} row {index}"
         if not self._image_key:

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from mmjax.data import regions
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, Unreachable, require_caption
+from mmjax.data.records import BadRecord, Record, Unreachable, check_index, require_caption
 from mmjax.errors import UserError
 
 INFO_NAME = "dataset_info.json"
@@ -53,8 +53,7 @@ class TfdsSource:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        check_index(index, self)
         example = self._example(index)
         return Record(
             example[self._image_key] if self._image_key else None,

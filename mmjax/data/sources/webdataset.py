@@ -5,7 +5,7 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record
+from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields
 from mmjax.data.sources.tar_index import tar_index
 from mmjax.data.sources.tar_samples import CUT_OFF, DUPLICATE, Sample
@@ -39,8 +39,7 @@ class WebDatasetSource:
         return len(self._index)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        check_index(index, self)
         sample = self._index[index]
         _check_state(sample)
         image_kind = _present(sample, self._image_kinds, "image") if self._image_kinds else None

@@ -36,28 +36,30 @@ def write_csv(path: Path, delimiter: str) -> str:
     return f"csv:{path}"
 
 
-def check_all(spec: str) -> None:
+EXPECTED = [(png(number), (f"thing {number}",)) for number in range(NUM_ROWS)]
+
+
+def pairs(spec: str) -> list[tuple[object, tuple[str, ...]]]:
+    """Image and captions of every record."""
     source = open_source(spec, "train")
-    assert len(source) == NUM_ROWS
-    for number in range(NUM_ROWS):
-        assert (source[number].image, source[number].captions) == (png(number), (f"thing {number}",))
+    return [(source[number].image, source[number].captions) for number in range(len(source))]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n\r\n"])
 def test_lines_of_json(folder: Path, end: str) -> None:
-    check_all(write_jsonl(folder / "table.jsonl", end))
+    assert pairs(write_jsonl(folder / "table.jsonl", end)) == EXPECTED
 
 
 def test_lines_are_found_wherever_chunks_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = write_jsonl(folder / "table.jsonl")
     for num_bytes in (1, 7, 39, 40, 41):
         monkeypatch.setattr(rows, "CHUNK_BYTES", num_bytes)
-        check_all(spec)
+        assert pairs(spec) == EXPECTED
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("table.csv", ","), ("table.TSV", "\t")])
 def test_commas_and_tabs(folder: Path, name: str, delimiter: str) -> None:
-    check_all(write_csv(folder / name, delimiter))
+    assert pairs(write_csv(folder / name, delimiter)) == EXPECTED
 
 
 def test_paths_may_be_absolute_or_addresses(folder: Path) -> None:
@@ -81,7 +83,7 @@ def test_names_on_the_web_are_no_addresses_yet(folder: Path) -> None:
 def test_the_kind_is_what_the_specification_says(folder: Path) -> None:
     """And not how the file is called."""
     spec = write_csv(folder / "table.txt", ",")
-    check_all(spec)
+    assert pairs(spec) == EXPECTED
     with pytest.raises(UserError, match="has no row that can be read: is it what data.source says"):
         open_source(spec.replace("csv:", "jsonl:"), "train")
 
@@ -96,7 +98,7 @@ def test_a_table_and_its_images_behind_a_server(folder: Path) -> None:
     for spec in (write_jsonl(folder / "table.jsonl"), write_csv(folder / "table.csv", ",")):
         kind, _, path = spec.partition(":")
         with serve(folder) as (address, _):
-            check_all(f"{kind}:{address}/{Path(path).name}")
+            assert pairs(f"{kind}:{address}/{Path(path).name}") == EXPECTED
 
 
 def test_columns_have_the_names_of_the_config(folder: Path) -> None:

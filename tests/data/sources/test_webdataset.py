@@ -13,8 +13,8 @@ from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.sources import tar_index
 from mmjax.data.sources.specs import list_splits, open_source
 from mmjax.errors import UserError
+from tests.data.sources.tiny_tars import sample, write_shards, write_tar
 from tests.data.tiny_sources import png
-from tests.data.tiny_tars import sample, write_shards, write_tar
 
 
 def number_of(record: Record) -> int:
