@@ -3,7 +3,7 @@
     python -m mmjax.train --config configs/imagefolder_siglip.py --data imagefolder:DIR --workdir runs/own
 
 DIR holds images and a `metadata.jsonl` with a line for each: {"file_name": "0001.jpg", "text": "a caption"}. What TFDS
-wrote as ArrayRecord is `--data tfds:DIR`, tars of img2dataset are `--data 'wds:tars/*.tar'`; docs/data.md has the others.
+wrote as ArrayRecord is `--data tfds:DIR`, tars of img2dataset are `--data 'wds:tars/*.tar'`; docs/data.md has the rest.
 
 The shipped tokenizer needs no download and has ids for every text, but was trained on the captions of emoji, so that
 a photo's caption takes one and a half to two tokens a word. For a large data set name another one (a folder, or a name

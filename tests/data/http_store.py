@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+LATE_SECS = 5.0
+
 
 class Store:
     """What a server has in `folder`, and how it answers.
 
     `refuse` makes it refuse everything so many times, or always (-1). `manner` is what it does when asked for a range:
-    "half" gives the first half, "whole" all of the file, "hang up" ends the connection, "silent" keeps it and says
-    nothing, "busy" refuses.
+    "half" gives the first half, "whole" all of the file, "hang up" ends the connection, "silent" keeps it and
+    answers after `LATE_SECS`, "busy" refuses.
     """
 
     def __init__(self, folder: Path):
@@ -61,7 +63,7 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             if store.manner == "busy":
                 return self._send(503, b"")
             if store.manner == "silent":
-                return store.stopped.wait()
+                store.stopped.wait(LATE_SECS)
             part = part[: len(part) // 2] if store.manner == "half" else part
             return self._send(206, part, extra={"Content-Range": f"bytes {first}-{last}/{len(content)}"})
 

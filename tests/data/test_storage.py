@@ -108,7 +108,9 @@ def test_a_server_that_is_not_there_yet_is_asked_again(server: Server, monkeypat
 
 
 def test_what_is_asked_of_a_web_server_is_no_wildcard(server: Server) -> None:
-    address, _ = server
+    """A listing would take a refusal for an answer."""
+    address, store = server
+    store.refuse(503, times=2)
     assert len(open_source(f"wds:{address}/00000.tar?token=1", "train")) == 4
 
 
