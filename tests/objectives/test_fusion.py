@@ -318,16 +318,9 @@ def two_pairs() -> Batch:
     return batch | {"ids": jnp.asarray([0, 1] * 4), "weights": jnp.asarray([1, 1, 0, 0, 0, 0, 0, 0], jnp.float32)}
 
 
-@pytest.mark.parametrize(
-    ("name", "num_pairs"),
-    # Own and two negatives, masked words, masked patches; own and a negative, masked words, masked regions.
-    [("albef", 5), ("uniter", 4)],
-)
-def test_the_fusion_sees_each_pair_once_and_all_together(
-    name: str, num_pairs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = OBJECTIVES[name][1]
-    objective, fuse, seen = replace(config, contrast=None, tokens=TokenTerm(**MASKING)).build(), Fusion.fuse, []
+def rows_fused(name: str, config: FusionObjectiveConfig, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each time that the fusion runs in one step, the rows of both streams."""
+    objective, fuse, seen = config.build(), Fusion.fuse, []
 
     def spy(self: Fusion, text: Any, image: Any, key: Any = None) -> Any:
         seen.append((len(text.tokens), len(image.tokens)))
@@ -338,7 +331,24 @@ def test_the_fusion_sees_each_pair_once_and_all_together(
     jax.eval_shape(
         lambda: objective.loss(fusion, objective.encode(fusion, batch, None), batch, {}, jax.random.key(0))[0]
     )
-    assert seen == [(num_pairs * NUM_ROWS, num_pairs * NUM_ROWS)]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "num_pairs"),
+    # Own and two negatives, masked words, masked patches; own and a negative, masked words, masked regions.
+    [("albef", 5), ("uniter", 4)],
+)
+def test_the_fusion_sees_each_pair_once_and_all_together(
+    name: str, num_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(OBJECTIVES[name][1], contrast=None, tokens=TokenTerm(**MASKING))
+    assert rows_fused(name, config, monkeypatch) == [(num_pairs * NUM_ROWS, num_pairs * NUM_ROWS)]
+
+
+def test_the_contrast_needs_no_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FusionObjectiveConfig(contrast=ContrastTerm())
+    assert rows_fused("albef", config, monkeypatch) == []
 
 
 def test_matches_are_of_pairs_and_of_others() -> None:
