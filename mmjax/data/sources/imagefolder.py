@@ -23,7 +23,7 @@ def image_folder(folder: Path, split: str, text_key: str = "text") -> TableSourc
         raise unknown_name(f"{folder}: split", split, splits)
     metadata = splits[split].absolute()
     file = File(str(metadata), metadata.stat().st_size)
-    return TableSource(file, "csv" if metadata.suffix == ".csv" else "jsonl", FILE_KEY, text_key)
+    return TableSource(file, "csv" if metadata.suffix == ".csv" else "jsonl", FILE_KEY, text_key, "column")
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

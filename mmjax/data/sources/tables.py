@@ -20,17 +20,17 @@ class TableSource:
 
     `image_key` names the column with an image's path, relative to the table, absolute, or an address; "" reads none.
     `text_key` names the one with a caption or, of JSON, a list of them; "captions/en" reaches into nested fields. Rows
-    and images are read when asked for.
+    and images are read when asked for. `image_setting` is what messages call the former.
 
     Raises:
         UserError: the table cannot be read, is empty, or has no such column.
     """
 
-    def __init__(self, table: File, kind: str, image_key: str, text_key: str):
+    def __init__(self, table: File, kind: str, image_key: str, text_key: str, image_setting: str = "data.image_key"):
         self._table, self._image_key, self._text_key = table, image_key, text_key
         self._folder = storage.folder_of(table.address)
         self._rows: Rows = CsvRows(table) if kind == "csv" else JsonLines(table)
-        self._check()
+        self._check({image_setting: image_key, "data.text_key": text_key})
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -44,19 +44,19 @@ class TableSource:
         image, path = fields.image(fields.field(row, self._image_key), self._folder)
         return Record(image, captions, None, path or name, path=path)
 
-    def _check(self) -> None:
-        columns = [key.partition("/")[0] for key in (self._image_key, self._text_key) if key]
+    def _check(self, keys: Mapping[str, str]) -> None:
+        columns = {setting: key.partition("/")[0] for setting, key in keys.items() if key}
         if not self._text_key:
             raise UserError(f"{self._table.address}: data.text_key is empty: name the column with the captions")
         if not len(self._rows):
-            wanted = " and ".join(map(repr, columns))
+            wanted = " and ".join(map(repr, columns.values()))
             raise UserError(f"{self._table.address} is empty: write a line with {wanted} an image")
         rows = [row for row in map(self._columns_of, range(min(NUM_LOOKED_AT, len(self._rows)))) if row]
         if not rows:
             raise UserError(f"{self._table.address} has no row that can be read: is it what data.source says?")
-        for column in columns:
+        for setting, column in columns.items():
             if not any(column in row for row in rows):
-                raise unknown_name(f"{self._table.address}: column", column, rows[0])
+                raise unknown_name(f"{self._table.address}: {setting}", column, rows[0])
 
     def _columns_of(self, number: int) -> Mapping[str, Any]:
         try:

@@ -76,7 +76,7 @@ def test_emoji_in_another_language() -> None:
         ("tfds:{empty}", {}, "holds no dataset_info.json: give"),
         ("imagefolder:{empty}", {}, "has no metadata.jsonl: write"),
         ("imagefolder:{folder}", {"split": "test"}, "split 'test' does not exist: choose one of train"),
-        ("imagefolder:{folder}", {"text_key": "texts"}, "column 'texts' does not exist: did you mean text"),
+        ("imagefolder:{folder}", {"text_key": "texts"}, "data.text_key 'texts' does not exist: did you mean text"),
         ("tfds:{emoji}", {"text_key": "lable"}, "data.text_key 'lable' does not exist: did you mean label"),
         ("tfds:{emoji}", {"image_key": "images"}, "data.image_key 'images' does not exist: did you mean image"),
         (
