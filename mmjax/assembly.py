@@ -17,8 +17,9 @@ from mmjax.data.bad_records import BadRecords
 from mmjax.data.captions import for_evaluation
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches
-from mmjax.data.records import BadRecord, Source
-from mmjax.data.sources.specs import list_splits, open_source
+from mmjax.data.opened import open_split
+from mmjax.data.records import BadRecord
+from mmjax.data.sources.specs import list_splits
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evals.choice import ChoiceEval
@@ -47,28 +48,12 @@ HELD_OUT = ("test", "validation", "val")
 """Names of splits to evaluate on, the preferred one first, of data that the config does not know."""
 
 
-def open_split(data: DataConfig, split: str) -> Source:
-    """The records of one split of the data source.
-
-    Raises:
-        UserError: missing or empty data, an unknown split or key.
-    """
-    return open_source(
-        data.source,
-        split,
-        image_key=data.image_key,
-        text_key=data.text_key,
-        locale=data.locale,
-        answer_key=data.answer_key,
-        regions=data.regions,
-    )
-
-
 def with_source(experiment: Experiment, source: str) -> Experiment:
     """The experiment on another data source, as `--data` asks for.
 
     Splits of the config that the data has are kept. Where it has none of them, it trains on "train", or its first
-    split, and is evaluated on the first of `HELD_OUT` that there is. Other data is evaluated on its main captions.
+    split, and is evaluated on the first of `HELD_OUT` that there is. Other data is evaluated on its main captions. It
+    takes the place of a mixture, too.
 
     Raises:
         UserError: there is no such data.
@@ -81,7 +66,7 @@ def with_source(experiment: Experiment, source: str) -> Experiment:
     if source != experiment.data.source:
         # Joined captions are for a label and its key words; other data may have several full captions an image.
         captions = replace(captions, evaluation="main")
-    data = replace(experiment.data, source=source, split=training, captions=captions)
+    data = replace(experiment.data, source=source, split=training, mixture=(), captions=captions)
     return replace(experiment, data=data, evals=replace(experiment.evals, splits=held_out))
 
 

@@ -40,28 +40,34 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise StartAgain("told to end before there was anything to save: run the same command again")
 
 
-def parse_flags(program: str, arguments: Sequence[str], strings: Mapping[str, str]) -> dict[str, Any]:
-    """The values of `--config` (with its `--config.a.b=value` overrides) and of the string flags named in `strings`.
+def parse_flags(
+    program: str, arguments: Sequence[str], strings: Mapping[str, str], switches: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The values of `--config` (with its `--config.a.b=value` overrides), of the string flags named in `strings`, and
+    of the `switches`, which are either given or not.
 
-    What is not given is None.
+    What is not given is None, or False.
 
     Raises:
         UserError: an unknown flag or config key (with the nearest names), a value of the wrong type, or a config file
             that cannot be loaded.
     """
+    switches = switches or {}
     path, others = _split_config(arguments, program)
     values, argv = flags.FlagValues(), [f"python -m {program}", *others]
     flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
     for name, help_text in strings.items():
         flags.DEFINE_string(name, None, help_text, flag_values=values)
+    for name, help_text in switches.items():
+        flags.DEFINE_boolean(name, False, help_text, flag_values=values)
     if path is not None:
         config = load_config(path)
         check_keys(config, others)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     _parse(values, argv, program)
     if values.help:
-        _show_help(program, strings)
-    given = {name: getattr(values, name) for name in strings}
+        _show_help(program, {**strings, **switches})
+    given = {name: getattr(values, name) for name in (*strings, *switches)}
     return {"config": None if path is None else values.config, **given}
 
 

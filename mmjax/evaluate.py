@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmjax import assembly, command_line, workdir
+from mmjax.data.opened import open_split
 from mmjax.data.preprocess import preprocess
 from mmjax.data.sources.specs import list_splits
 from mmjax.errors import UserError
@@ -105,7 +106,7 @@ def save_examples(directory: Path, evaluation: assembly.Evaluation, experiment: 
     split = next(iter(evaluation.splits.values())).split
     pairs = Seen(evaluation.encoders, split, params).pairs
     if jax.process_index() == 0:
-        records = assembly.open_split(experiment.data, experiment.evals.splits[0])
+        records = open_split(experiment.data, experiment.evals.splits[0])
         gallery = make_gallery(pairs, lambda row: preprocess(records[row].image, experiment.data.preprocess))
         save_gallery(directory, gallery)
 

@@ -16,7 +16,8 @@ import jax
 
 from mmjax import __version__, assembly, command_line, prove, workdir
 from mmjax.data.captions import for_evaluation
-from mmjax.data.licence import licence_of
+from mmjax.data.licence import licences_of
+from mmjax.data.opened import open_split
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
 from mmjax.interop.dual import reference
@@ -215,7 +216,7 @@ def read_trained(options: argparse.Namespace, experiment: Experiment, kind: Kind
         "step": record["step"],
         "ema": weights.is_average,
         "fingerprint": fingerprint,
-        "data_licence": licence_of(experiment.data.source),
+        "data_licence": licences_of(experiment.data),
         "evaluation": evaluation(options.workdir, record["step"]),
         "versions": record["versions"],
         "experiment": experiment.to_dict(),
@@ -239,7 +240,7 @@ def sample_pairs(experiment: Experiment, source: str | None, trained: Trained, n
         experiment = assembly.with_source(experiment, source)
     data = experiment.data
     split = experiment.evals.splits[0] if experiment.evals.splits else data.split
-    records = for_evaluation(assembly.open_split(data, split), data.captions)
+    records = for_evaluation(open_split(data, split), data.captions)
     return spread(data, records, trained.tokenizer, number)
 
 

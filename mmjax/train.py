@@ -16,9 +16,12 @@ from mmjax import assembly, command_line, workdir
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.fingerprint import data_fingerprint
 from mmjax.data.loader import train_batches
+from mmjax.data.mixture import Mixture, changes, continued
+from mmjax.data.opened import TrainingData, open_training
 from mmjax.data.placement import place
-from mmjax.data.records import Source
+from mmjax.data.sources.specs import KINDS
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.errors import UserError
 from mmjax.experiment import Experiment, check_mesh, from_values
 from mmjax.interop.imports import initialised
 from mmjax.parallel import processes
@@ -43,20 +46,26 @@ from mmjax.versions import versions
 
 FLAGS = {
     "workdir": "folder of the run: checkpoints, logs, report",
-    "data": "data to train on, in place of the config's: emoji, imagefolder:DIR or tfds:DIR",
+    "data": f"data to train on, in place of the config's: {', '.join(KINDS)}",
+}
+SWITCHES = {
+    "accept_new_data": "go on from the last checkpoint with other data, or other weights of it, than before",
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    values = command_line.parse_flags("mmjax.train", arguments, FLAGS)
+    values = command_line.parse_flags("mmjax.train", arguments, FLAGS, SWITCHES)
     experiment = from_values(command_line.require(values, "config", "mmjax.train"))
     if values["data"] is not None:
         experiment = assembly.with_source(experiment, values["data"])
-    train(experiment, Path(command_line.require(values, "workdir", "mmjax.train")))
+    directory = Path(command_line.require(values, "workdir", "mmjax.train"))
+    train(experiment, directory, accept_new_data=values["accept_new_data"])
 
 
-def train(experiment: Experiment, directory: Path) -> TrainState:
+def train(experiment: Experiment, directory: Path, *, accept_new_data: bool = False) -> TrainState:
     """The final state of the run in `directory`, which is continued where it has a checkpoint.
+
+    It goes on with other data than it was started with only where that is accepted.
 
     Raises:
         UserError: the config, the data, the mesh or the workdir do not fit; the loss is not finite; the disk is full.
@@ -65,7 +74,7 @@ def train(experiment: Experiment, directory: Path) -> TrainState:
     activity = process_activity()
     said = {"config": experiment.to_dict(), "versions": versions()}
     with processes.joined(experiment.processes, said, activity, print) as company:
-        return train_together(experiment, directory, company, activity)
+        return train_together(experiment, directory, company, activity, accept_new_data)
 
 
 class Parts(NamedTuple):
@@ -73,31 +82,39 @@ class Parts(NamedTuple):
 
     experiment: Experiment
     directory: Path
-    source: Source
+    data: TrainingData
     tokenizer: Tokenizer
     fingerprint: Mapping[str, str]
     mesh: jax.sharding.Mesh
     activity: Activity
+    accept_new_data: bool
 
 
 def train_together(
-    experiment: Experiment, directory: Path, company: processes.Company, activity: Activity
+    experiment: Experiment,
+    directory: Path,
+    company: processes.Company,
+    activity: Activity,
+    accept_new_data: bool = False,
 ) -> TrainState:
     """What `train` returns, once all processes of the run are there."""
     keep_freed_memory()
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     # All that can be wrong is opened before the workdir is claimed, so that the corrected command may use it.
-    source = assembly.open_split(experiment.data, experiment.data.split)
+    data = open_training(experiment.data)
     tokenizer = assembly.load_tokenizer(experiment)
     fingerprint = assembly.fingerprint(experiment, tokenizer)
-    company.agree("data", {**fingerprint, "data": data_fingerprint(source)})
-    parts = Parts(experiment, directory, source, tokenizer, fingerprint, mesh, activity)
+    company.agree("data", {**fingerprint, "data": data_fingerprint(data.records)})
+    parts = Parts(experiment, directory, data, tokenizer, fingerprint, mesh, activity, accept_new_data)
     with jax.set_mesh(mesh), Preemption() as preemption:
         program = assembly.program(experiment, mesh)
         encoders = assembly.encoders(experiment, program.model.graphdef, mesh)
         evaluation = assembly.Evaluation(experiment, tokenizer, encoders, directory, preemption.until_noticed)
-        workdir.claim(directory, experiment.to_dict(), fingerprint, writes=jax.process_index() == 0)
+        may_change = workdir.DATA_KEYS if accept_new_data else ()
+        workdir.claim(
+            directory, experiment.to_dict(), fingerprint, writes=jax.process_index() == 0, may_change=may_change
+        )
         keep_compiled(directory / workdir.COMPILED)
         with contextlib.closing(Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint)) as checkpoints:
             return go_on(parts, program, evaluation, checkpoints, preemption)
@@ -114,10 +131,11 @@ def go_on(
     experiment = parts.experiment
     state, record = first_state(experiment, program, checkpoints)
     bad_records = opened_bad_records(parts, record["skipped"])
-    batches = global_batches(parts, bad_records, int(state.step))
+    mixture = mixture_from(parts, record.get("mixture"), int(state.step))
+    batches = global_batches(parts, mixture, bad_records, int(state.step))
     with opened_logs(parts, program, checkpoints, int(state.step)) as logs:
         evaluate = loop.Evaluate(evaluation, logs, experiment.evals.every_steps, record["evaluated_step"])
-        kept = functools.partial(kept_with_state, parts, bad_records)
+        kept = functools.partial(kept_with_state, parts, mixture, bad_records)
         save = loop.Save(checkpoints, kept, evaluate, logs, experiment.checkpoint.every_steps)
         state = loop.run(state, program.step, batches, evaluate, save, logs, experiment.train.num_steps, preemption)
         say_end(logs, parts.directory, experiment)
@@ -130,7 +148,7 @@ def first_state(
     """The state and record of the last checkpoint that is whole, or those of a new run."""
     if checkpoints.last_step is not None:
         return checkpoints.restore(program.abstract_state)
-    new: Mapping[str, Any] = {"evaluated_step": None, "skipped": []}
+    new: Mapping[str, Any] = {"evaluated_step": None, "skipped": [], "mixture": None}
     if not experiment.init.is_given:
         return program.init(), new
     say = print if jax.process_index() == 0 else _say_nothing
@@ -141,27 +159,51 @@ def _say_nothing(line: str) -> None:
     del line
 
 
-def kept_with_state(parts: Parts, bad_records: BadRecords) -> dict[str, Any]:
+def kept_with_state(parts: Parts, mixture: Mixture, bad_records: BadRecords) -> dict[str, Any]:
     """What a checkpoint says beside the state; all processes ask together."""
     return {
         "config": parts.experiment.to_dict(),
         "fingerprint": dict(parts.fingerprint),
         "versions": versions(),
+        "mixture": mixture.to_dict(),
         "skipped": processes.gathered(bad_records.skipped),
     }
+
+
+def mixture_from(parts: Parts, kept: Mapping[str, Any] | None, step: int) -> Mixture:
+    """What the run reads from `step` on: what its checkpoint says, or, where that is accepted, the data of now.
+
+    Raises:
+        UserError: the data is not that of the checkpoint.
+    """
+    if kept is None:
+        return Mixture.of(parts.data.parts)
+    before = Mixture.from_dict(kept)
+    found = changes(before, parts.data.parts)
+    if not found:
+        return before
+    if not parts.accept_new_data:
+        raise UserError(
+            f"the data is not what this run was trained on ({'; '.join(found)}): put it back, or give "
+            f"--accept_new_data to go on with it from step {step}"
+        )
+    after = continued(before, parts.data.parts, step * parts.experiment.data.batch_size)
+    if jax.process_index() == 0:
+        workdir.add_data_change(parts.directory, step, found, before.to_dict(), after.to_dict())
+    return after
 
 
 def opened_bad_records(parts: Parts, skipped: Iterable[int]) -> BadRecords:
     """The list of what this process cannot use, with the positions that the run has skipped before."""
     path = workdir.bad_records(parts.directory, process=jax.process_index())
-    return BadRecords(len(parts.source), parts.experiment.data.max_bad_share, path, skipped)
+    return BadRecords(len(parts.data.records), parts.experiment.data.max_bad_share, path, skipped)
 
 
-def global_batches(parts: Parts, bad_records: BadRecords, start_step: int) -> Iterator[Batch]:
+def global_batches(parts: Parts, mixture: Mixture, bad_records: BadRecords, start_step: int) -> Iterator[Batch]:
     """The batches of the steps from `start_step` on, on the devices of the mesh."""
     host_batches = train_batches(
         parts.experiment.data,
-        parts.source,
+        parts.data.records,
         parts.tokenizer,
         seed=parts.experiment.train.seed,
         start_step=start_step,
@@ -169,6 +211,7 @@ def global_batches(parts: Parts, bad_records: BadRecords, start_step: int) -> It
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         bad_records=bad_records,
+        mixture=mixture,
     )
     sharding = batch_sharding(parts.mesh)
     return (place(batch, sharding) for batch in host_batches)

@@ -1,7 +1,7 @@
 """The folder of a run: which files lie in it, and whose it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ CONFIG, FINGERPRINT = "config.json", "fingerprint.json"
 CHECKPOINTS = "checkpoints"
 COMPILED = "compiled"
 EVALUATION = "evaluation.json"
+DATA_CHANGES = "data_changes.jsonl"
 
 MAY_CHANGE = (
     "train.num_steps",
@@ -29,18 +30,37 @@ MAY_CHANGE = (
 """Keys (or their beginnings) that may differ when a run goes on: they leave its batches and its updates as they are,
 but for a longer `train.num_steps`, which stretches the schedule."""
 
+DATA_KEYS = (
+    "data.source",
+    "data.split",
+    "data.mixture",
+    "data.temperature",
+    "data.image_key",
+    "data.text_key",
+    "data.locale",
+    "data.captions.evaluation",
+)
+"""Keys that may differ beside them when a run goes on with new data."""
 
-def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str, str], *, writes: bool = True) -> bool:
+
+def claim(
+    workdir: Path,
+    experiment: Mapping[str, Any],
+    fingerprint: Mapping[str, str],
+    *,
+    writes: bool = True,
+    may_change: tuple[str, ...] = (),
+) -> bool:
     """Makes `workdir` the folder of this run, or goes on with the run that it holds; True where it holds one.
 
-    Of several processes one `writes`.
+    Of several processes one `writes`. Keys that begin as `may_change` has it may differ beside those of `MAY_CHANGE`.
 
     Raises:
         UserError: it holds a run of another config or of other preprocessing, or it cannot be written.
     """
     goes_on = (workdir / CONFIG).exists()
     if goes_on:
-        _refuse_other_config(workdir, experiment)
+        _refuse_other_config(workdir, experiment, MAY_CHANGE + may_change)
         check_fingerprint(workdir, fingerprint)
     if not writes:
         return goes_on
@@ -51,6 +71,15 @@ def claim(workdir: Path, experiment: Mapping[str, Any], fingerprint: Mapping[str
     except OSError as error:
         raise UserError(f"{workdir} cannot be written ({error.strerror}): give another --workdir") from error
     return goes_on
+
+
+def add_data_change(
+    workdir: Path, step: int, changes: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Keeps that from `step` on the run reads other data, in a file with a line for each time."""
+    line = {"step": step, "changes": list(changes), "before": before, "after": after}
+    with (workdir / DATA_CHANGES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def bad_records(workdir: Path, split: str = "", process: int = 0) -> Path:
@@ -105,10 +134,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _refuse_other_config(workdir: Path, experiment: Mapping[str, Any]) -> None:
+def _refuse_other_config(workdir: Path, experiment: Mapping[str, Any], may_change: tuple[str, ...]) -> None:
     changed = config.differences(read_json(workdir / CONFIG), json.loads(json.dumps(experiment)))
-    refused = {key: values for key, values in changed.items() if not key.startswith(MAY_CHANGE)}
+    refused = {key: values for key, values in changed.items() if not key.startswith(may_change)}
     if refused:
         shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in sorted(refused.items())[:3])
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-        raise UserError(f"{workdir} holds a run of another config ({shown}{more}): give another --workdir")
+        accept = ", or --accept_new_data" if all(key.startswith(DATA_KEYS) for key in refused) else ""
+        raise UserError(f"{workdir} holds a run of another config ({shown}{more}): give another --workdir{accept}")

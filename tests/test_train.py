@@ -148,3 +148,66 @@ def test_a_tfds_directory_is_trained_and_scored_on(tmp_path: Path) -> None:
     assert start(tmp_path / "run", f"tfds:{tmp_path / 'own'}", "--config.data.text_key=label") == 0
     assert len(losses(tmp_path / "run")) == NUM_STEPS
     assert_retrieval(scores(tmp_path / "run"), 8)
+
+
+MIXED = """
+from dataclasses import replace
+
+from mmjax.data.mixture import PartConfig
+from mmjax.experiment import from_values
+from tests.tiny_config import get_config as tiny
+
+
+def get_config():
+    experiment = from_values(tiny())
+    mixture = ({parts})
+    data = replace(experiment.data, source="imagefolder:{folder}", mixture=mixture)
+    return replace(experiment, data=data).to_config_dict()
+"""
+
+
+def start_mixed(workdir: Path, folder: Path, weights: dict[str, float], *overrides: str) -> int:
+    """The status of training on splits of `folder` in these shares."""
+    parts = " ".join(f"PartConfig('imagefolder:{folder}', {split!r}, {weight})," for split, weight in weights.items())
+    config = workdir.with_name("mixed.py")
+    config.write_text(MIXED.format(parts=parts, folder=folder))
+    arguments = [f"--config={config}", f"--workdir={workdir}", "--config.evals.splits=()", *overrides]
+    return ending.status(train.main, arguments)
+
+
+def test_a_mixture_goes_on_as_it_was(folder: Path, tmp_path: Path) -> None:
+    shares = {"train": 1.0, "test": 2.0}
+    assert start_mixed(tmp_path / "whole", folder, shares) == 0
+    for last_step in (2, 6):
+        assert start_mixed(tmp_path / "parted", folder, shares, f"--config.train.num_steps={last_step}") == 0
+    assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
+
+
+def test_other_data_is_refused_or_accepted_and_recorded(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, short = tmp_path / "run", "--config.train.num_steps=2"
+    assert start_mixed(run, folder, {"train": 1.0}, short) == 0
+    before = final_arrays(run)
+    assert start_mixed(run, folder, {"train": 1.0, "test": 3.0}) == 2
+    assert "give another --workdir, or --accept_new_data" in capfd.readouterr().err
+    for resumed, old in zip(final_arrays(run), before, strict=True):
+        np.testing.assert_array_equal(resumed, old)
+    assert start_mixed(run, folder, {"train": 1.0, "test": 3.0}, "--accept_new_data") == 0
+    (change,) = read_lines(run / "data_changes.jsonl")
+    assert change["step"] == 2
+    assert [part["first_draw"] for part in change["after"]["parts"]] == [16, 0]
+    assert change["after"]["first_position"] == 16
+    assert len(change["changes"]) == 1
+    assert start_mixed(run, folder, {"train": 1.0, "test": 3.0}) == 0, "it is what the run reads now"
+
+
+def test_data_that_grew_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The config is the same, and the order would be another."""
+    folder = write_image_folder(tmp_path / "images", train=32, test=4)
+    assert start(tmp_path / "run", f"imagefolder:{folder}", "--config.train.num_steps=2") == 0
+    metadata = folder / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text() + json.dumps({"file_name": "0.png", "text": "one more"}) + "\n")
+    assert start(tmp_path / "run", f"imagefolder:{folder}") == 2
+    assert "has 33 records, and had 32): put it back, or give --accept_new_data" in capfd.readouterr().err
+    assert start(tmp_path / "run", f"imagefolder:{folder}", "--accept_new_data") == 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.captions import CaptionConfig
+from mmjax.data.mixture import PartConfig
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.regions import RegionsConfig
 
@@ -15,6 +16,8 @@ class DataConfig:
     Attributes:
       source: one of `sources.specs.KINDS`, such as "emoji", "tfds:DIR" or "wds:PATTERN".
       split: name or TFDS expression of the split to train on.
+      mixture: several sources to train on in place of `source` and `split`, which evaluations still read.
+      temperature: weights of the mixture are raised to the power 1 / temperature; above 1 small sources gain.
       batch_size: examples of a global batch, over all processes.
       text_len: tokens of a text, its end token included; longer texts are cut.
       tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
@@ -38,6 +41,8 @@ class DataConfig:
 
     source: str = "emoji"
     split: str = "train"
+    mixture: tuple[PartConfig, ...] = ()
+    temperature: float = 1.0
     batch_size: int = 256
     text_len: int = 16
     tokenizer: str = "emoji"

@@ -10,7 +10,7 @@ from PIL import Image
 from mmjax.data import augment, captions, preprocess, regions
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
-from mmjax.data.order import record_index
+from mmjax.data.mixture import Mixture, Part
 from mmjax.data.records import BadRecord, Record, Regions, Source, Unreachable
 from mmjax.data.shapes import image_shapes, target_shapes
 from mmjax.data.tokenizer import Tokenizer
@@ -58,7 +58,8 @@ class Row:
 class Examples:
     """Makes batches of chosen rows from one source; safe to use from many threads.
 
-    `rare_words` are what training captions may leave out (see `CaptionConfig.rare_drop_rate`).
+    `rare_words` are what training captions may leave out (see `CaptionConfig.rare_drop_rate`). `mixture` says which of
+    the records a training example shows; None reads the source as one part.
     """
 
     def __init__(
@@ -68,15 +69,17 @@ class Examples:
         tokenizer: Tokenizer,
         bad_records: BadRecords,
         rare_words: frozenset[str] = frozenset(),
+        mixture: Mixture | None = None,
     ):
         self._config, self._source, self._tokenizer, self._bad_records = config, source, tokenizer, bad_records
         self._cache: dict[int, Loaded] = {}
         self._cache_bytes_left = config.cache_bytes
         self._cache_lock = threading.Lock()
         self._rare_words = rare_words
+        self._mixture = mixture or Mixture.of([Part("", len(source), 1.0)])
 
     def train_batch(self, seed: int, positions: Sequence[int]) -> HostBatch:
-        """Returns the augmented examples at these positions of the run (see `order.record_index`)."""
+        """Returns the augmented examples at these positions of the run (see `Mixture.record`)."""
         rows = [self._train_row(seed, position) for position in positions]
         num_words = self._config.num_words
         words = {"words": np.stack([hashes(row.captions, num_words) for row in rows])} if num_words else {}
@@ -96,7 +99,8 @@ class Examples:
         return self._stack([self._eval_row(index) if index < num_records else empty for index in indices])
 
     def _train_row(self, seed: int, position: int) -> Row:
-        loaded = self._load_at(position, record_index(seed, position, len(self._source)), self._config.augment.crops)
+        index = self._mixture.record(seed, position)
+        loaded = self._load_at(position, index, self._config.augment.crops)
         shapes = image_shapes(self._config) | target_shapes(self._config)
         if loaded is None:
             return self._empty_row(shapes)
@@ -104,12 +108,13 @@ class Examples:
         text = captions.choose(loaded.captions, self._config.captions, rng, self._rare_words)
         image = _image_fields(loaded, shapes, lambda image: self._augmented(image, rng))
         row = Row(image, text, loaded.id, 1.0, loaded.captions, loaded.answer)
-        return self._with_second(row, position, rng) if self._config.captions.pair else row
+        return self._with_second(row, position, index, rng) if self._config.captions.pair else row
 
-    def _with_second(self, row: Row, position: int, rng: np.random.Generator) -> Row:
-        """The row with a second text: its own, or one of another record."""
+    def _with_second(self, row: Row, position: int, index: int, rng: np.random.Generator) -> Row:
+        """The row with a second text: its own, or one of another record of its part."""
         own = captions.second(row.captions, row.text, self._config.captions, rng)
-        is_other, index = rng.random() < self._config.captions.other_rate, int(rng.integers(len(self._source)))
+        is_other, beside = rng.random() < self._config.captions.other_rate, self._mixture.beside(index)
+        index = beside[int(rng.integers(len(beside)))]
         if not is_other:
             return replace(row, second=own, follows=True)
         try:

@@ -9,6 +9,7 @@ import numpy as np
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.examples import Examples
+from mmjax.data.mixture import Mixture
 from mmjax.data.order import process_rows
 from mmjax.data.patience import PatientSource
 from mmjax.data.records import Source
@@ -31,19 +32,21 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     bad_records: BadRecords | None = None,
+    mixture: Mixture | None = None,
 ) -> Iterator[HostBatch]:
     """Yields this process's rows of the batches of steps start_step, ..., num_steps - 1.
 
     image uint8 (b, image_size, image_size, 3); text_ids int32 and text_mask bool (b, text_len); ids int32 (b,), equal
     for positives; weights float32 (b,), 0 for a record that could not be used; words int32 (b, num_words) where the
     config asks for some. Here b is batch_size / process_count.
-    The batch of a step depends on (seed, step) and the settings alone: not on start_step, threads or processes.
+    The batch of a step depends on (seed, step), the mixture and the settings alone: not on start_step, threads or
+    processes.
     Raises UserError, in the calling thread, when too many records are bad.
     """
     source = PatientSource(source, config.retry_secs)
     rare = rare_words(source) if config.captions.rare_drop_rate else frozenset()
     bad_records = bad_records or BadRecords(len(source), config.max_bad_share)
-    examples = Examples(config, source, tokenizer, bad_records, rare)
+    examples = Examples(config, source, tokenizer, bad_records, rare, mixture)
     rows = process_rows(config.batch_size, process_index, process_count)
 
     def make(step: int, place: slice) -> HostBatch:

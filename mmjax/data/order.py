@@ -9,19 +9,21 @@ from grain.experimental import index_shuffle
 SHUFFLE_ROUNDS = 4
 
 
-def record_index(seed: int, position: int, num_records: int) -> int:
+def record_index(seed: int, position: int, num_records: int, stream: int = 0) -> int:
     """Returns the record at `position` (step * batch_size + row) of the run: a pure function, so resuming is counting.
 
     Positions [k * num_records, (k + 1) * num_records) are epoch k, a permutation of the records of its own. An epoch
-    need not end with a batch: the next one follows on in the same batch, and no record is skipped.
+    need not end with a batch: the next one follows on in the same batch, and no record is skipped. Each `stream` of
+    positions has permutations of its own.
     """
     epoch, place = divmod(position, num_records)
-    return int(index_shuffle(place, num_records - 1, _epoch_seed(seed, epoch), SHUFFLE_ROUNDS))
+    return int(index_shuffle(place, num_records - 1, _epoch_seed(seed, epoch, stream), SHUFFLE_ROUNDS))
 
 
-@lru_cache(maxsize=16)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+@lru_cache(maxsize=1024)
+def _epoch_seed(seed: int, epoch: int, stream: int) -> int:
+    # Numpy fills up with zeros: stream 0 has the seeds of [seed, epoch].
+    return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> range:

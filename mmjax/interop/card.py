@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from mmjax.data.mixture import described
 from mmjax.interop.card_parts import Parts
 from mmjax.interop.dual import card as dual_card
 from mmjax.interop.fusion import card as fusion_card
@@ -22,7 +23,7 @@ tags: [mmjax, {{ parts.tag }}, vision-language]
 # {{ class }}
 
 {{ parts.what }}, trained with mmjax {{ mmjax_version }} for {{ step }} steps on \
-{{ experiment.data.source }} (split {{ experiment.data.split }}){{ ", averaged parameters" if ema else "" }}. \
+{{ trained_on }}{{ ", averaged parameters" if ema else "" }}. \
 Weights are {{ dtype }}.
 
 ## How to use it
@@ -79,6 +80,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     """The card of an export with these facts (see `export_folder.write_facts`)."""
     return jinja2.Template(TEMPLATE).render(
         **facts,
+        trained_on=described(facts["experiment"]["data"]),
         parts=PARTS[kind_of(facts)](facts),
         proof=PROOF.format(again=ONCE if facts["format"] == "reference" else AGAIN),
         config=json.dumps(facts["experiment"], indent=2, ensure_ascii=False),

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.config import flatten
+from mmjax.data.mixture import described
 from mmjax.report.run import Run, first_order, has_recalls
 from mmjax.report.wording import duration, of_pairs, percent, written
 from mmjax.training.profile import verdict
 
 SETTINGS = {
-    "data.source": "Data",
-    "data.split": "Split",
     "data.batch_size": "Batch size",
     "data.tokenizer": "Tokenizer",
     "objective.class": "Objective",
@@ -69,7 +68,7 @@ def headline(run: Run) -> tuple[str, dict[str, Any]] | None:
 def summary(run: Run) -> str:
     """What was reached, in one or two sentences."""
     steps = int(run.metrics["step"][-1])
-    trained = f"Trained for {steps:,} steps on {run.config['data']['source']}{_in_time(run)}."
+    trained = f"Trained for {steps:,} steps on {described(run.config['data'])}{_in_time(run)}."
     first = headline(run)
     if first is None:
         return f"{trained} It has not been evaluated yet."
@@ -126,7 +125,8 @@ def has_zero_shot(run: Run) -> bool:
 def settings(run: Run) -> list[tuple[str, str]]:
     """The config in short."""
     values = flatten(run.config)
-    return [(name, written(values[key])) for key, name in SETTINGS.items() if key in values]
+    shown = [(name, written(values[key])) for key, name in SETTINGS.items() if key in values]
+    return [("Data", described(run.config["data"])), *shown]
 
 
 def next_steps(run: Run) -> list[tuple[str, str]]:

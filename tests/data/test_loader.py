@@ -12,6 +12,7 @@ from mmjax.data.bad_records import BadRecords
 from mmjax.data.captions import CaptionConfig
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches, train_batches
+from mmjax.data.mixture import Mixture, Part
 from mmjax.data.order import record_index
 from mmjax.data.preprocess import PreprocessConfig, preprocess
 from mmjax.data.records import BadRecord, Record, caption_id
@@ -63,10 +64,14 @@ def test_threads_and_cache_change_nothing(change: dict) -> None:
     assert_equal(train(), train(replace(CONFIG, **change)))
 
 
+@pytest.mark.parametrize("mixture", [None, Mixture.of([Part("a", 13, 1.0), Part("b", 7, 4.0)])], ids=["one", "mixed"])
 @pytest.mark.parametrize("process_count", [1, 2, 4])
-def test_resumed_equals_uninterrupted_on_any_number_of_processes(process_count: int) -> None:
-    whole = train()[3:]
-    parts = [train(start_step=3, process_index=index, process_count=process_count) for index in range(process_count)]
+def test_resumed_equals_uninterrupted_on_any_number_of_processes(process_count: int, mixture: Mixture | None) -> None:
+    whole = train(mixture=mixture)[3:]
+    parts = [
+        train(start_step=3, process_index=index, process_count=process_count, mixture=mixture)
+        for index in range(process_count)
+    ]
     joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in whole[0]} for step in range(3)]
     assert_equal(whole, joined)
 
@@ -201,6 +206,24 @@ def test_a_second_caption_is_of_the_record_or_of_another() -> None:
     assert own_mains > 0
     again = list(train_batches(config, source, tokenizer, seed=7, start_step=3, num_steps=6))
     assert_equal(batches[3:], again)
+
+
+def test_a_second_caption_is_of_the_same_part() -> None:
+    """Else the part alone would tell whether it follows."""
+    config = replace(CONFIG, captions=CaptionConfig(pair=True, other_rate=1.0), text_len=12)
+    tokenizer = Tokenizer.load("emoji+mask")
+    mixture = Mixture.of([Part("a", 10, 1.0), Part("b", 10, 1.0)])
+    options = {"seed": 7, "start_step": 0, "num_steps": 6, "mixture": mixture}
+    seconds = [set(), set()]
+    for batch in train_batches(config, MemorySource(20), tokenizer, **options):
+        for ids, types in zip(batch["text_ids"], batch["token_types"], strict=True):
+            first, second = (
+                int(tokenizer.decode([i for i in ids[types == kind] if i not in tokenizer.special_ids]).split()[1])
+                for kind in (0, 1)
+            )
+            assert first // 10 == second // 10
+            seconds[first // 10].add(second)
+    assert all(len(found) > 5 for found in seconds)
 
 
 def test_another_record_that_is_bad_is_not_followed() -> None:
