@@ -13,6 +13,9 @@ from mmjax.errors import UserError
 from mmjax.optim import paths
 from mmjax.types import Array
 
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of one Newton-Schulz step (Jordan 2024)."""
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -68,6 +71,9 @@ def muon(
         return chosen
 
     momentum = optax.contrib.scale_by_muon(
+        # Given for each step, they are scanned over. With one triple for all optax writes out every step of every
+        # matrix: 7 of the 54 seconds in which the step of the small ViLBERT compiled.
+        ns_coeffs=(QUINTIC,) * config.newton_schulz_steps,
         ns_steps=config.newton_schulz_steps,
         beta=config.momentum,
         eps=eps,
