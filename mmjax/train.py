@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from mmjax import assembly, command_line, workdir
+from mmjax import assembly, command_line, flags, workdir
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.fingerprint import data_fingerprint
 from mmjax.data.loader import train_batches
 from mmjax.data.mixture import Mixture, changes, continued
+from mmjax.data.notes import Costs, needs
 from mmjax.data.opened import TrainingData, open_training
 from mmjax.data.placement import place
 from mmjax.data.sources.specs import KINDS
@@ -54,11 +55,11 @@ SWITCHES = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    values = command_line.parse_flags("mmjax.train", arguments, FLAGS, SWITCHES)
-    experiment = from_values(command_line.require(values, "config", "mmjax.train"))
+    values = flags.parse_flags("mmjax.train", arguments, FLAGS, SWITCHES)
+    experiment = from_values(flags.require(values, "config", "mmjax.train"))
     if values["data"] is not None:
         experiment = assembly.with_source(experiment, values["data"])
-    directory = Path(command_line.require(values, "workdir", "mmjax.train"))
+    directory = Path(flags.require(values, "workdir", "mmjax.train"))
     train(experiment, directory, accept_new_data=values["accept_new_data"])
 
 
@@ -132,8 +133,9 @@ def go_on(
     state, record = first_state(experiment, program, checkpoints)
     bad_records = opened_bad_records(parts, record["skipped"])
     mixture = mixture_from(parts, record.get("mixture"), int(state.step))
-    batches = global_batches(parts, mixture, bad_records, int(state.step))
-    with opened_logs(parts, program, checkpoints, int(state.step)) as logs:
+    costs = Costs()
+    batches = global_batches(parts, mixture, bad_records, int(state.step), costs)
+    with opened_logs(parts, program, checkpoints, int(state.step), costs) as logs:
         evaluate = loop.Evaluate(evaluation, logs, experiment.evals.every_steps, record["evaluated_step"])
         kept = functools.partial(kept_with_state, parts, mixture, bad_records)
         save = loop.Save(checkpoints, kept, evaluate, logs, experiment.checkpoint.every_steps)
@@ -177,7 +179,7 @@ def mixture_from(parts: Parts, kept: Mapping[str, Any] | None, step: int) -> Mix
         UserError: the data is not that of the checkpoint.
     """
     if kept is None:
-        return Mixture.of(parts.data.parts)
+        return parts.data.mixture
     before = Mixture.from_dict(kept)
     found = changes(before, parts.data.parts)
     if not found:
@@ -199,8 +201,10 @@ def opened_bad_records(parts: Parts, skipped: Iterable[int]) -> BadRecords:
     return BadRecords(len(parts.data.records), parts.experiment.data.max_bad_share, path, skipped)
 
 
-def global_batches(parts: Parts, mixture: Mixture, bad_records: BadRecords, start_step: int) -> Iterator[Batch]:
-    """The batches of the steps from `start_step` on, on the devices of the mesh."""
+def global_batches(
+    parts: Parts, mixture: Mixture, bad_records: BadRecords, start_step: int, costs: Costs
+) -> Iterator[Batch]:
+    """The batches of the steps from `start_step` on, on the devices of the mesh; what they take is added to `costs`."""
     host_batches = train_batches(
         parts.experiment.data,
         parts.data.records,
@@ -212,13 +216,16 @@ def global_batches(parts: Parts, mixture: Mixture, bad_records: BadRecords, star
         process_count=jax.process_count(),
         bad_records=bad_records,
         mixture=mixture,
+        costs=costs,
     )
     sharding = batch_sharding(parts.mesh)
     return (place(batch, sharding) for batch in host_batches)
 
 
 @contextlib.contextmanager
-def opened_logs(parts: Parts, program: Program, checkpoints: Checkpoints, start_step: int) -> Iterator[Logs]:
+def opened_logs(
+    parts: Parts, program: Program, checkpoints: Checkpoints, start_step: int, costs: Costs
+) -> Iterator[Logs]:
     """The logs of the run; only the first process writes and shows them."""
     experiment, directory, activity = parts.experiment, parts.directory, parts.activity
     config, num_steps = experiment.logs, experiment.train.num_steps
@@ -235,6 +242,7 @@ def opened_logs(parts: Parts, program: Program, checkpoints: Checkpoints, start_
             last_checkpoint=lambda: checkpoints.last_step,
             activity=activity,
             ledger=Ledger(directory, activity, start_step) if is_first else None,
+            input_needs=lambda steps: needs(costs, steps * experiment.data.batch_size / jax.process_count()),
         )
         try:
             yield logs

@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "evals.",
     "logs.",
     "data.num_threads",
+    "data.num_workers",
     "data.prefetch",
     "data.cache_bytes",
     "data.max_bad_share",

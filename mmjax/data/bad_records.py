@@ -1,10 +1,10 @@
 """The log of records that could not be used, and the limit on their share."""
 
 import json
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmjax.data.notes import Notes, Unusable
 from mmjax.errors import UserError
 
 # Below this many records a share means nothing: one bad record among the first three is no reason to stop.
@@ -12,11 +12,11 @@ MIN_RECORDS_SEEN = 100
 
 
 class BadRecords:
-    """Counts and lists bad records; safe to use from many loader threads.
+    """Counts and lists bad records.
 
     Attributes:
       total: records in the source.
-      max_share: share of bad records past which `bad` raises UserError.
+      max_share: share of bad records past which `take` raises UserError.
       path: JSON-lines file that each bad record is appended to, once; None writes no file.
       skipped: positions of the run whose record could not be reached. They stay skipped when the run goes on, though it
         may be there again: a run has one history.
@@ -27,7 +27,6 @@ class BadRecords:
         self._skipped = set(skipped)
         self._seen = 0
         self._bad: dict[int, str] = {}
-        self._lock = threading.Lock()
 
     @property
     def count(self) -> int:
@@ -37,36 +36,32 @@ class BadRecords:
     @property
     def skipped(self) -> frozenset[int]:
         """Positions of the run that were skipped so far."""
-        with self._lock:
-            return frozenset(self._skipped)
+        return frozenset(self._skipped)
 
-    def is_skipped(self, position: int) -> bool:
-        return position in self._skipped
+    def take(self, notes: Notes) -> None:
+        """Counts what rows were made of.
 
-    def good(self) -> None:
-        """Notes that a record was used."""
-        with self._lock:
-            self._seen += 1
-
-    def bad(self, index: int, name: str, reason: str) -> None:
-        """Notes that record `index` could not be used; raises UserError when too many could not."""
-        with self._lock:
-            self._seen += 1
-            if index not in self._bad:
-                self._bad[index] = f"{name}: {reason}"
-                self._write(index, name, reason)
+        Raises:
+            UserError: too many records could not be used.
+        """
+        self._seen += notes.good + len(notes.unusable)
+        for record in notes.unusable:
+            self._list(record)
+        if notes.unusable:
             self._check()
 
-    def skip(self, position: int, index: int, reason: str) -> None:
-        """Notes that record `index` could not be reached at `position`; raises UserError as `bad` does."""
-        with self._lock:
-            self._skipped.add(position)
-        self.bad(index, f"record {index} at position {position}", reason)
+    def _list(self, record: Unusable) -> None:
+        if record.position is not None:
+            self._skipped.add(record.position)
+        if record.index not in self._bad:
+            self._bad[record.index] = f"{record.name}: {record.reason}"
+            self._write(record)
 
-    def _write(self, index: int, name: str, reason: str) -> None:
+    def _write(self, record: Unusable) -> None:
         if self.path is not None:
+            line = {"index": record.index, "name": record.name, "reason": record.reason}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"index": index, "name": name, "reason": reason}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _check(self) -> None:
         # An epoch shows every record once, so what was seen more often than `total` was seen again.

@@ -32,9 +32,11 @@ class DataConfig:
       num_words: words of all its captions that a training example carries along, for `objective.overlap_target`; where
         there are more, the rest is left out.
       word_starts: training examples say which tokens begin a word, for masking whole words.
-      num_threads: threads that read and decode; 0 does it in the calling thread.
+      num_threads: threads that read and decode, of each process that does; 0 does it in the calling thread.
+      num_workers: processes that read and decode beside the one that trains, for what one Python cannot do with its
+        threads; 0 has none.
       prefetch: batches prepared ahead.
-      cache_bytes: memory for decoded images, so that a small data set is decoded once.
+      cache_bytes: memory for decoded images, so that a small data set is decoded once; workers share it evenly.
       max_bad_share: share of records that cannot be used past which the run stops.
       retry_secs: how long a record that cannot be reached is tried again before its row is skipped.
     """
@@ -57,6 +59,7 @@ class DataConfig:
     num_words: int = 0
     word_starts: bool = False
     num_threads: int = 4
+    num_workers: int = 0
     prefetch: int = 2
     cache_bytes: int = 256 * 2**20
     max_bad_share: float = 0.01

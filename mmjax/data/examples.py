@@ -1,17 +1,19 @@
 """Records to the rows of a host batch."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mmjax.data import augment, captions, preprocess, regions
-from mmjax.data.bad_records import BadRecords
+from mmjax.data import augment, captions, regions
 from mmjax.data.config import DataConfig
+from mmjax.data.loaded import NO_ANSWER, Loaded, Loader
 from mmjax.data.mixture import Mixture, Part
-from mmjax.data.records import BadRecord, Record, Regions, Source, Unreachable
+from mmjax.data.notes import Notes, Unusable
+from mmjax.data.photos import Photo
+from mmjax.data.records import BadRecord, Source, Unreachable
 from mmjax.data.shapes import image_shapes, target_shapes
 from mmjax.data.tokenizer import Tokenizer
 from mmjax.data.words import hashes
@@ -19,33 +21,13 @@ from mmjax.types import HostBatch
 
 # Not a caption's id, which is never negative. What else is in the row of a bad record is a zero image and no words.
 BAD_ID = -1
-NO_ANSWER = -1
-BYTES_PER_PIXEL = 4  # Pillow keeps RGB in 32 bits a pixel.
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A decoded record: its image in RGB or its regions, and `captions` the main one first."""
-
-    image: Image.Image | None
-    regions: Regions | None
-    captions: tuple[str, ...]
-    id: int
-    answer: int
-
-    @property
-    def num_bytes(self) -> int:
-        """What it takes in memory."""
-        pixels = 0 if self.image is None else BYTES_PER_PIXEL * self.image.width * self.image.height
-        return pixels + (0 if self.regions is None else regions.num_bytes(self.regions))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch before its text becomes ids: `image` are the fields that stand for its image, `captions` are
-    all of the record's, for training; of a pair, the `second` text, and whether it is of the same record."""
+    """One row of a batch before its text becomes ids, beside what stands for its image: `captions` are all of the
+    record's, for training; of a pair, the `second` text, and whether it is of the same record."""
 
-    image: HostBatch
     text: str
     id: int
     weight: float
@@ -55,11 +37,33 @@ class Row:
     follows: bool = False
 
 
+UNUSABLE = Row("", BAD_ID, 0.0)
+
+
+class Begun(NamedTuple):
+    """A training row before there is an image: its position in the run, its record, the numbers that are drawn for it,
+    and its text."""
+
+    position: int
+    number: int
+    loaded: Loaded
+    rng: np.random.Generator
+    text: str
+
+
+class Made(NamedTuple):
+    """Rows, and what came to light as they were made."""
+
+    batch: HostBatch
+    notes: Notes
+
+
 class Examples:
-    """Makes batches of chosen rows from one source; safe to use from many threads.
+    """Makes chosen rows from one source; safe to use from many threads, and to copy to other processes.
 
     `rare_words` are what training captions may leave out (see `CaptionConfig.rare_drop_rate`). `mixture` says which of
-    the records a training example shows; None reads the source as one part.
+    the records a training example shows; None reads the source as one part. Positions that were `skipped` before stay
+    so.
     """
 
     def __init__(
@@ -67,61 +71,95 @@ class Examples:
         config: DataConfig,
         source: Source,
         tokenizer: Tokenizer,
-        bad_records: BadRecords,
         rare_words: frozenset[str] = frozenset(),
         mixture: Mixture | None = None,
+        skipped: Collection[int] = frozenset(),
     ):
-        self._config, self._source, self._tokenizer, self._bad_records = config, source, tokenizer, bad_records
-        self._cache: dict[int, Loaded] = {}
-        self._cache_bytes_left = config.cache_bytes
-        self._cache_lock = threading.Lock()
-        self._rare_words = rare_words
+        self._config, self._source, self._tokenizer = config, source, tokenizer
+        self._loader = Loader(config, source)
+        self._rare_words, self._skipped = rare_words, skipped
         self._mixture = mixture or Mixture.of([Part("", len(source), 1.0)])
 
-    def train_batch(self, seed: int, positions: Sequence[int]) -> HostBatch:
-        """Returns the augmented examples at these positions of the run (see `Mixture.record`)."""
-        rows = [self._train_row(seed, position) for position in positions]
+    def train_images(self, num_rows: int) -> HostBatch:
+        """Arrays that `train_batch` writes into what stands for images."""
+        return _empty(image_shapes(self._config) | target_shapes(self._config), num_rows)
+
+    def eval_images(self, num_rows: int) -> HostBatch:
+        """Arrays that `eval_batch` writes into what stands for images."""
+        return _empty(image_shapes(self._config), num_rows)
+
+    def train_batch(self, seed: int, positions: Sequence[int], images: HostBatch | None = None) -> Made:
+        """The augmented examples at these positions of the run (see `Mixture.record`); `images` has a row for each."""
+        notes, images = Notes(), images or self.train_images(len(positions))
+        # One thing at a time, of all rows: an image sweeps the caches of a core, and Python takes twice as long then.
+        begun = self._begin(seed, positions, notes)
+        with notes.costs.timed("augment"):
+            rows = [self._row(row, _row_of(images, place), notes) for place, row in enumerate(begun)]
+        if self._config.captions.pair:
+            rows = [
+                row if one is None else self._with_second(row, one, notes) for row, one in zip(rows, begun, strict=True)
+            ]
+        for place, row in enumerate(rows):
+            if row is UNUSABLE:
+                _clear(_row_of(images, place))
+        notes.good = sum(row is not UNUSABLE for row in rows)
         num_words = self._config.num_words
         words = {"words": np.stack([hashes(row.captions, num_words) for row in rows])} if num_words else {}
-        batch = self._stack(rows) | words
+        batch = images | self._stack(rows, notes) | words
         if self._config.captions.pair:
             batch |= self._pairs(rows)
         if self._config.answer_key:
             batch["answers"] = np.array([row.answer for row in rows], np.int32)
         if self._config.word_starts:
             batch["word_starts"] = ~self._tokenizer.continues[batch["text_ids"]]
-        return batch
+        return Made(batch, notes)
 
-    def eval_batch(self, indices: Sequence[int]) -> HostBatch:
-        """Returns records `indices` as they are, with their main captions; past the last record, rows of weight 0."""
-        num_records = len(self._source)
-        empty = self._empty_row(image_shapes(self._config))
-        return self._stack([self._eval_row(index) if index < num_records else empty for index in indices])
+    def eval_batch(self, indices: Sequence[int], images: HostBatch | None = None) -> Made:
+        """Records `indices` as they are, with their main captions; past the last record, rows of weight 0."""
+        notes, images = Notes(), images or self.eval_images(len(indices))
+        rows = [self._eval_row(index, _row_of(images, row), notes) for row, index in enumerate(indices)]
+        return Made(images | self._stack(rows, notes), notes)
 
-    def _train_row(self, seed: int, position: int) -> Row:
-        index = self._mixture.record(seed, position)
-        loaded = self._load_at(position, index, self._config.augment.crops)
-        shapes = image_shapes(self._config) | target_shapes(self._config)
+    def _begin(self, seed: int, positions: Sequence[int], notes: Notes) -> list[Begun | None]:
+        """The records at these positions, and their texts; None where there is none to be used."""
+        numbers = [self._mixture.record(seed, position) for position in positions]
+        loaded = [self._load_at(position, number, notes) for position, number in zip(positions, numbers, strict=True)]
+        return [self._drawn(seed, *found) for found in zip(positions, numbers, loaded, strict=True)]
+
+    def _drawn(self, seed: int, position: int, number: int, loaded: Loaded | None) -> Begun | None:
         if loaded is None:
-            return self._empty_row(shapes)
+            return None
         rng = augment.generator(seed, position)
         text = captions.choose(loaded.captions, self._config.captions, rng, self._rare_words)
-        image = _image_fields(loaded, shapes, lambda image: self._augmented(image, rng))
-        row = Row(image, text, loaded.id, 1.0, loaded.captions, loaded.answer)
-        return self._with_second(row, position, index, rng) if self._config.captions.pair else row
+        return Begun(position, number, loaded, rng, text)
 
-    def _with_second(self, row: Row, position: int, index: int, rng: np.random.Generator) -> Row:
+    def _row(self, begun: Begun | None, image: HostBatch, notes: Notes) -> Row:
+        """The row, whose image is written; one that is not usable where the image is found to be damaged."""
+        if begun is None:
+            return UNUSABLE
+        loaded = begun.loaded
+        try:
+            self._write_augmented(loaded, image, begun.rng)
+        except BadRecord as error:
+            notes.unusable.append(Unusable(begun.number, loaded.name, str(error)))
+            return UNUSABLE
+        return Row(begun.text, loaded.id, 1.0, loaded.captions, loaded.answer)
+
+    def _with_second(self, row: Row, begun: Begun, notes: Notes) -> Row:
         """The row with a second text: its own, or one of another record of its part."""
-        own = captions.second(row.captions, row.text, self._config.captions, rng)
-        is_other, beside = rng.random() < self._config.captions.other_rate, self._mixture.beside(index)
+        if row is UNUSABLE:
+            return row
+        rng, config = begun.rng, self._config.captions
+        own = captions.second(row.captions, row.text, config, rng)
+        is_other, beside = rng.random() < config.other_rate, self._mixture.beside(begun.number)
         index = beside[int(rng.integers(len(beside)))]
         if not is_other:
             return replace(row, second=own, follows=True)
         try:
             other = self._source[index]
         except Unreachable as error:
-            self._bad_records.skip(position, index, str(error))
-            return self._empty_row(image_shapes(self._config) | target_shapes(self._config))
+            notes.unusable.append(_unreachable(index, begun.position, error))
+            return UNUSABLE
         except BadRecord:
             # It is reported when its own turn comes.
             return replace(row, second=own, follows=True)
@@ -134,89 +172,81 @@ class Examples:
         follows = np.array([row.follows for row in rows], np.int32)
         return {"text_ids": text_ids, "text_mask": text_mask, "token_types": token_types, "follows": follows}
 
-    def _augmented(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        if self._config.augment.crops:
-            rows, columns = self._config.preprocess.image_shape
-            image = augment.random_crop(image, rows, self._config.augment, rng, columns)
-        return np.asarray(augment.augment(image, self._config.augment, rng))
+    def _write_augmented(self, loaded: Loaded, into: HostBatch, rng: np.random.Generator) -> None:
+        config, image, out = self._config.augment, loaded.image, into.get("image")
+        if image is None or out is None:
+            return _write(loaded, into)
+        pixels = augment.random_crop(image, config, rng, out) if config.crops else _whole(image)
+        pixels = augment.augment(pixels, config, rng)
+        if pixels is not out:
+            out[...] = np.asarray(pixels)
+        return None
 
-    def _eval_row(self, index: int) -> Row:
+    def _eval_row(self, index: int, image: HostBatch, notes: Notes) -> Row:
+        if index >= len(self._source):
+            _clear(image)
+            return UNUSABLE
         try:
-            loaded = self._load(index, keep_size=False)
+            loaded = self._loader.load(index, notes, keep_size=False)
         except Unreachable as error:
-            self._bad_records.bad(index, f"record {index}", str(error))
+            notes.unusable.append(Unusable(index, f"record {index}", str(error)))
             loaded = None
-        shapes = image_shapes(self._config)
         if loaded is None:
-            return self._empty_row(shapes)
-        return Row(_image_fields(loaded, shapes, np.asarray), loaded.captions[0], loaded.id, 1.0)
+            _clear(image)
+            return UNUSABLE
+        notes.good += 1
+        _write(loaded, image)
+        return Row(loaded.captions[0], loaded.id, 1.0)
 
-    def _empty_row(self, shapes: regions.Shapes) -> Row:
-        """Of a record that cannot be used."""
-        return Row({name: np.zeros(*shape) for name, shape in shapes.items()}, "", BAD_ID, 0.0)
-
-    def _load_at(self, position: int, index: int, keep_size: bool) -> Loaded | None:
+    def _load_at(self, position: int, index: int, notes: Notes) -> Loaded | None:
         """None also where the record cannot be reached at this position."""
-        if self._bad_records.is_skipped(position):
+        if position in self._skipped:
             return None
         try:
-            return self._load(index, keep_size)
+            return self._loader.load(index, notes, keep_size=self._config.augment.crops)
         except Unreachable as error:
-            self._bad_records.skip(position, index, str(error))
+            notes.unusable.append(_unreachable(index, position, error))
             return None
 
-    def _load(self, index: int, keep_size: bool) -> Loaded | None:
-        loaded = self._cache.get(index)
-        if loaded is None:
-            loaded = self._read(index, keep_size)
-            self._remember(index, loaded)
-        if loaded is not None:
-            self._bad_records.good()
-        return loaded
-
-    def _read(self, index: int, keep_size: bool) -> Loaded | None:
-        name = f"record {index}"
-        try:
-            record = self._source[index]
-            name = record.name
-            return self._decode(record, keep_size)
-        except Unreachable:
-            raise
-        except BadRecord as error:
-            self._bad_records.bad(index, name, str(error))
-            return None
-
-    def _decode(self, record: Record, keep_size: bool) -> Loaded:
-        answer = NO_ANSWER if record.answer is None else record.answer
-        if record.regions is not None or not self._config.image_key:
-            return Loaded(None, record.regions, record.captions, record.id, answer)
-        image = preprocess.decode(record.image)
-        if not keep_size:
-            image = preprocess.resize(image, self._config.preprocess)
-        return Loaded(image, None, record.captions, record.id, answer)
-
-    def _remember(self, index: int, loaded: Loaded | None) -> None:
-        # What came first stays: with a new order every epoch, no choice of what to drop is better than another.
-        if loaded is None:
-            return
-        with self._cache_lock:
-            if index not in self._cache and loaded.num_bytes <= self._cache_bytes_left:
-                self._cache[index] = loaded
-                self._cache_bytes_left -= loaded.num_bytes
-
-    def _stack(self, rows: Sequence[Row]) -> HostBatch:
-        text_ids, text_mask = self._tokenizer([row.text for row in rows], self._config.text_len)
-        return {
-            **{name: np.stack([row.image[name] for row in rows]) for name in rows[0].image},
-            "text_ids": text_ids,
-            "text_mask": text_mask,
-            "ids": np.array([row.id for row in rows], np.int32),
-            "weights": np.array([row.weight for row in rows], np.float32),
-        }
+    def _stack(self, rows: Sequence[Row], notes: Notes) -> HostBatch:
+        notes.costs.rows += len(rows)
+        with notes.costs.timed("tokenize"):
+            text_ids, text_mask = self._tokenizer([row.text for row in rows], self._config.text_len)
+        with notes.costs.timed("stack"):
+            return {
+                "text_ids": text_ids,
+                "text_mask": text_mask,
+                "ids": np.array([row.id for row in rows], np.int32),
+                "weights": np.array([row.weight for row in rows], np.float32),
+            }
 
 
-def _image_fields(loaded: Loaded, shapes: regions.Shapes, as_pixels: Callable[[Image.Image], np.ndarray]) -> HostBatch:
-    """What stands for the image in a row, with those `shapes`."""
+def _unreachable(index: int, position: int, error: Unreachable) -> Unusable:
+    return Unusable(index, f"record {index} at position {position}", str(error), position)
+
+
+def _empty(shapes: regions.Shapes, num_rows: int) -> HostBatch:
+    return {name: np.empty((num_rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
+
+def _row_of(images: HostBatch, row: int) -> HostBatch:
+    return {name: array[row, ...] for name, array in images.items()}
+
+
+def _clear(image: HostBatch) -> None:
+    """What a record that cannot be used has for an image."""
+    for array in image.values():
+        array[...] = 0
+
+
+def _write(loaded: Loaded, into: HostBatch) -> None:
+    """Writes what stands for the image of a record, as it is."""
     if loaded.regions is not None:
-        return regions.row(loaded.regions, shapes)
-    return {} if loaded.image is None else {"image": as_pixels(loaded.image)}
+        regions.write(loaded.regions, into)
+    elif loaded.image is not None:
+        into["image"][...] = np.asarray(_whole(loaded.image))
+
+
+def _whole(image: Image.Image | Photo) -> Image.Image:
+    assert isinstance(image, Image.Image), "only random parts are cut from photos that are not decoded yet"
+    return image

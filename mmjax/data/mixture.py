@@ -100,9 +100,15 @@ class Mixture:
         return [part.first_draw + count for part, count in zip(self.parts, counted, strict=True)]
 
     def _draw(self, position: int) -> tuple[int, int]:
-        before, after = self.draws(position), self.draws(position + 1)
-        place = next(place for place in range(len(before)) if before[place] != after[place])
-        return place, before[place]
+        """The part that `position` falls to, and how many of its records came before: as `counts`, one part further."""
+        left = position - self.first_position
+        after, units = left + 1, sum(self._shares)
+        for place, share in enumerate(self._shares):
+            rest, rest_after = left * (units - share) // units, after * (units - share) // units
+            if after - rest_after != left - rest:
+                return place, self.parts[place].first_draw + left - rest
+            left, after, units = rest, rest_after, units - share
+        raise AssertionError("one position more is one more of one part")
 
     @functools.cached_property
     def _starts(self) -> list[int]:
@@ -118,9 +124,9 @@ class Mixture:
 
 
 def described(data: Mapping[str, Any]) -> str:
-    """The sources that plain settings of the data train on, in words."""
+    """The sources that plain settings of the data train on, and their splits, as far as they say."""
     parts = data.get("mixture") or [data]
-    return ", ".join(f"{part['source']} (split {part['split']})" for part in parts)
+    return ", ".join(part["source"] + (f" (split {part['split']})" if "split" in part else "") for part in parts)
 
 
 def counts(positions: int, shares: Sequence[int]) -> list[int]:

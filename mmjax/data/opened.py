@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mmjax.data.config import DataConfig
-from mmjax.data.mixture import Part, PartConfig, tempered
+from mmjax.data.mixture import Mixture, Part, PartConfig, tempered
 from mmjax.data.records import Source
 from mmjax.data.sources.joined import Joined
 from mmjax.data.sources.specs import open_source
@@ -33,6 +33,11 @@ class TrainingData(NamedTuple):
 
     records: Source
     parts: tuple[Part, ...]
+
+    @property
+    def mixture(self) -> Mixture:
+        """What a new run reads of them."""
+        return Mixture.of(self.parts)
 
 
 def open_training(data: DataConfig) -> TrainingData:

@@ -28,12 +28,21 @@ class PatientSource:
             Unreachable: it could not be read for so long.
         """
         try:
-            record = self._attempts()(self._source.__getitem__, index)
+            record = self._source[index]
+        except Unreachable:
+            if self._gave_up:
+                raise
+            # What can be read at once, as nearly all can, does without what counts attempts, which takes its time.
+            record = self._again(index)
+        self._gave_up = False
+        return record
+
+    def _again(self, index: int) -> Record:
+        try:
+            return self._attempts()(self._source.__getitem__, index)
         except Unreachable:
             self._gave_up = True
             raise
-        self._gave_up = False
-        return record
 
     def _attempts(self) -> tenacity.Retrying:
         secs = 0.0 if self._gave_up else self._retry_secs

@@ -145,22 +145,18 @@ def _rest(config: RegionTargetConfig) -> tuple[int, ...]:
     return (config.num_classes,) if config.kind == "distribution" else ()
 
 
-def row(regions: Regions, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The fields of `shapes`, each cut or filled up with zeros to its number of regions."""
+def write(regions: Regions, into: Mapping[str, np.ndarray]) -> None:
+    """Writes the fields of a row, each cut or filled up with zeros to the number of regions that there is room for."""
     found = {
         "region_features": regions.features,
         "region_boxes": regions.boxes,
         "region_mask": np.ones(len(regions.features), np.bool_),
         **{f"region_{name}": values for name, values in regions.targets.items()},
     }
-    return {name: _filled(found[name], *shape) for name, shape in shapes.items()}
-
-
-def _filled(values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    filled = np.zeros(shape, dtype)
-    kept = values[: shape[0]]
-    filled[: len(kept)] = kept
-    return filled
+    for name, array in into.items():
+        kept = found[name][: len(array)]
+        array[: len(kept)] = kept
+        array[len(kept) :] = 0
 
 
 def num_bytes(regions: Regions) -> int:

@@ -142,8 +142,7 @@ def read(address: str, start: int, num_bytes: int) -> bytes:
     if not num_bytes:
         return b""
     try:
-        filesystem, path = _open(address)
-        found: bytes = filesystem.cat_file(path, start=start, end=start + num_bytes)
+        found = _read_remote(address, start, num_bytes) if is_remote(address) else _read_here(address, start, num_bytes)
     except Exception as error:  # Each storage has errors of its own.
         raise _failed(address, posixpath.dirname(address), error) from error
     if len(found) == num_bytes:
@@ -151,6 +150,25 @@ def read(address: str, start: int, num_bytes: int) -> bytes:
     if not is_remote(address):
         raise BadRecord(f"{address} ends at {start + len(found)}: it is cut off")
     raise Unreachable(f"{address} was asked for {num_bytes} bytes, and gave {len(found)}")
+
+
+def _read_remote(address: str, start: int, num_bytes: int) -> bytes:
+    filesystem, path = _open(address)
+    found: bytes = filesystem.cat_file(path, start=start, end=start + num_bytes)
+    return found
+
+
+def _read_here(path: str, start: int, num_bytes: int) -> bytes:
+    """Without fsspec, which takes five times as long for what is in memory already."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        parts = [os.pread(file, num_bytes, start)]
+        # Linux gives at most 2 GiB at once; nothing is the end of the file.
+        while parts[-1] and (missing := num_bytes - sum(map(len, parts))):
+            parts.append(os.pread(file, missing, start + num_bytes - missing))
+        return b"".join(parts)
+    finally:
+        os.close(file)
 
 
 def read_whole(address: str, folder: str) -> bytes:

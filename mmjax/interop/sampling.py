@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.examples import Examples
 from mmjax.data.preprocess import PreprocessConfig, preprocess
@@ -52,10 +51,10 @@ def spread(data: DataConfig, records: Source, tokenizer: Tokenizer, number: int)
     Raises:
         UserError: none can be read.
     """
-    examples = Examples(data, records, tokenizer, BadRecords(len(records), max_share=1.0))
+    examples = Examples(data, records, tokenizer)
     found: dict[str, Arrays] = {}
     for index in np.unique(np.linspace(0, len(records) - 1, 2 * number).astype(int)):
-        row = examples.eval_batch([int(index)])
+        row = examples.eval_batch([int(index)]).batch
         if row["weights"][0]:
             found.setdefault(records[int(index)].captions[0], row)
     if not found:

@@ -55,11 +55,13 @@ class Logs:
         last_checkpoint: Callable[[], int | None],
         activity: Activity | None = None,
         ledger: Ledger | None = None,
+        input_needs: Callable[[float], str] = lambda _: "",
     ):
+        """`input_needs` says what so many steps a second would take of the machine that makes the batches."""
         self._writer, self._progress, self._trace, self._cost = writer, progress, trace, cost
         self._stop_at_nonfinite, self._last_checkpoint = stop_at_nonfinite, last_checkpoint
         self.activity = activity or Activity()
-        self._ledger = ledger
+        self._ledger, self._input_needs = ledger, input_needs
         self._timer, self._delayed = StepTimer(), Delayed()
         self._launched: Any = None
         self._timed_steps = 0
@@ -115,8 +117,12 @@ class Logs:
 
     @property
     def input_verdict(self) -> str:
-        """In one sentence, whether the input kept up with the devices."""
-        return verdict(self._timer.data_wait_share)
+        """Whether the input kept up with the devices, and, where it did not, what would."""
+        share, secs = self._timer.data_wait_share, self._timer.step_secs
+        said = verdict(share)
+        if share < STARVED_SHARE or share >= 1:
+            return said
+        return "; ".join(filter(None, [said, self._input_needs(1 / (secs * (1 - share)))]))
 
     def _is_busy(self) -> bool:
         """Whether the devices still work on what was launched last."""

@@ -99,8 +99,8 @@ def verdict(share: float) -> str:
     if share < STARVED_SHARE:
         return f"input keeps up: the step waited {share:.0%} of the time for data"
     return (
-        f"input starves the step: it waited {share:.0%} of the time for data; raise data.num_threads, data.prefetch or "
-        "data.cache_bytes, or make data.augment cheaper"
+        f"input starves the step: it waited {share:.0%} of the time for data; raise data.num_threads or "
+        "data.num_workers (python -m mmjax.data.bench says which), or make data.augment cheaper"
     )
 
 

@@ -85,5 +85,11 @@ def test_random_crop_resizes_a_part(position: int) -> None:
     assert config.crops
     assert not AugmentConfig().crops
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8))
-    assert random_crop(photo, 8, config, generator(0, position)).size == (8, 8)
-    assert random_crop(photo, 8, config, generator(0, position), 12).size == (12, 8)
+    square, wide = (np.zeros((8, columns, 3), np.uint8) for columns in (8, 12))
+    assert random_crop(photo, config, generator(0, position), square).size == (8, 8)
+    assert random_crop(photo, config, generator(0, position), wide).size == (12, 8)
+
+
+@pytest.mark.parametrize(("seed", "position"), [(0, 0), (7, 5), (3, 2**33 + 5), (2**40 + 1, 2**32 - 1)])
+def test_draws_are_numpys_of_seed_and_position(seed: int, position: int) -> None:
+    assert generator(seed, position).random() == np.random.default_rng([seed, position]).random()

@@ -13,6 +13,7 @@ from mmjax.data.captions import CaptionConfig
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.mixture import Mixture, Part
+from mmjax.data.notes import STAGES, Costs
 from mmjax.data.order import record_index
 from mmjax.data.preprocess import PreprocessConfig, preprocess
 from mmjax.data.records import BadRecord, Record, caption_id
@@ -74,6 +75,31 @@ def test_resumed_equals_uninterrupted_on_any_number_of_processes(process_count: 
     ]
     joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in whole[0]} for step in range(3)]
     assert_equal(whole, joined)
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    """Two other processes make the same batches, and what they find bad is listed here."""
+    found = []
+    for num_workers in (0, 2):
+        path = tmp_path / f"{num_workers}.jsonl"
+        log, costs = BadRecords(20, max_share=0.2, path=path), Costs()
+        source = MemorySource(20, missing=[4], broken=[11])
+        batches = train(replace(CONFIG, num_workers=num_workers), source, bad_records=log, costs=costs)
+        assert costs.rows == 48
+        assert set(costs.secs) == set(STAGES)
+        found.append((batches, path.read_text()))
+    assert_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert found[0][1].count("\n") == 2
+
+
+def test_an_error_in_a_worker_is_not_hidden() -> None:
+    class Wrong(MemorySource):
+        def __getitem__(self, index: int) -> Record:
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        train(replace(CONFIG, num_workers=1), Wrong(20))
 
 
 def test_a_process_reads_its_own_rows_only() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.examples import Examples
 from mmjax.data.loader import eval_batches, train_batches
@@ -107,7 +106,7 @@ def test_no_more_than_the_cache_is_kept_in_memory(folder):
     one = sum(array.nbytes for array in (record.features, record.boxes, *record.targets.values()))
     for cache_bytes, num_reads in ((one - 1, 4), (one, 3)):
         source = CountingSource(opened(folder))
-        examples = Examples(replace(DATA, cache_bytes=cache_bytes), source, TOKENIZER, BadRecords(12, 0.0))
+        examples = Examples(replace(DATA, cache_bytes=cache_bytes), source, TOKENIZER)
         examples.eval_batch([4, 9])
         examples.eval_batch([4, 9])
         assert source.reads == num_reads

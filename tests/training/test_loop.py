@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -246,11 +247,18 @@ class Trace:
     def close(self, launched: Any) -> None: ...
 
 
-def real_logs(*, stop: bool, last_checkpoint: int | None) -> Logs:
+def real_logs(*, stop: bool, last_checkpoint: int | None, **options: Any) -> Logs:
     cost = Cost(8, {"image": 1, "text": 1}, 6, 1e9)
-    return Logs(
-        NullWriter(), Progress(), Trace(), cost, stop_at_nonfinite=stop, last_checkpoint=lambda: last_checkpoint
-    )
+    options |= {"stop_at_nonfinite": stop, "last_checkpoint": lambda: last_checkpoint}
+    return Logs(NullWriter(), Progress(), Trace(), cost, **options)
+
+
+def test_an_input_that_starves_is_told_what_it_needs() -> None:
+    """A step of 0.2 s of which half is waiting would be one of 0.1 s."""
+    logs = real_logs(stop=False, last_checkpoint=None, input_needs=lambda steps: f"{steps:.0f} steps/s need 3 cores")
+    for share, said in ((0.5, True), (0.01, False)):
+        logs._timer = SimpleNamespace(data_wait_share=share, step_secs=0.2)
+        assert logs.input_verdict.endswith("; 10 steps/s need 3 cores") == said
 
 
 def losing(step_of_nan: int, term: str) -> Callable[..., Any]:

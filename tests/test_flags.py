@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from mmjax import command_line, ending
+from mmjax import ending, flags
 from mmjax.errors import UserError
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
-    return command_line.parse_flags("mmjax.train", arguments, {"workdir": "folder of the run"})
+    return flags.parse_flags("mmjax.train", arguments, {"workdir": "folder of the run"})
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -124,7 +124,7 @@ def test_help_says_how(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_flag_that_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"--workdir is missing: see python -m mmjax.train --help"):
-        command_line.require(parsed(), "workdir", "mmjax.train")
+        flags.require(parsed(), "workdir", "mmjax.train")
 
 
 def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,205 @@
+"""Photos that are cut as they are decoded: close to what Pillow makes of them; all else is left to Pillow."""
+
+import builtins
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageFilter
+
+from mmjax.data import photos, preprocess
+from mmjax.data.augment import AugmentConfig, random_crop
+from mmjax.data.bad_records import BadRecords
+from mmjax.data.config import DataConfig
+from mmjax.data.loader import eval_batches, train_batches
+from mmjax.data.preprocess import PreprocessConfig
+from mmjax.data.records import BadRecord, Record
+from mmjax.data.tokenizer import Tokenizer
+from mmjax.errors import UserError
+
+SIZES = [(500, 375), (501, 377), (333, 1001), (1600, 1203)]
+TOKENIZER = Tokenizer.load("emoji")
+
+
+def smooth(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Colours that change slowly, as those of photos do."""
+    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+
+
+def jpeg(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=90, **options)
+    return buffer.getvalue()
+
+
+def cut_of(photo: photos.Photo, box: photos.Box, rows: int, columns: int) -> np.ndarray:
+    out = np.zeros((rows, columns, 3), np.uint8)
+    photos.cut(photo, box, out)
+    return out
+
+
+def assert_close(pixels: np.ndarray, encoded: bytes) -> None:
+    """To what Pillow decodes: the fast transform and colours are 1.3 levels off."""
+    assert abs(pixels - np.asarray(preprocess.decode(encoded)).astype(float)).mean() < 2.0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_whole_at_its_size_is_close_to_pillows(size: tuple[int, int]) -> None:
+    encoded = jpeg(smooth(0, size))
+    photo = photos.opened(encoded)
+    assert (photo.width, photo.height) == size
+    assert_close(cut_of(photo, (0, 0, *size), size[1], size[0]), encoded)
+
+
+def gradient(size: tuple[int, int]) -> Image.Image:
+    """Red says how far right a pixel is, green how far down, each from 0 to 255."""
+    across, down = (np.linspace(0, 255, length) for length in size)
+    pixels = np.zeros((size[1], size[0], 3))
+    pixels[..., 0], pixels[..., 1], pixels[..., 2] = across, down[:, None], 128
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parts_lie_where_pillow_cuts_them(size: tuple[int, int]) -> None:
+    """At every scale of decoding, and enlarged: to half a pixel of what is decoded, and two levels of the JPEG."""
+    encoded = jpeg(gradient(size))
+    photo, whole = photos.opened(encoded), preprocess.decode(encoded)
+    rng = np.random.default_rng(0)
+    for side in (16, 60, 130, 300, 700):
+        left, top = rng.uniform(0, size[0] / 2), rng.uniform(0, size[1] / 2)
+        box = (left, top, left + size[0] / 2, top + size[1] / 2)
+        ours = cut_of(photo, box, side, side).astype(float)
+        pillows = np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR, box=box)).astype(float)
+        one_pixel = 255 * photos._factor(box, side, side) / np.array(size)
+        assert (abs(ours - pillows).mean((0, 1))[:2] < one_pixel / 2 + 2).all()
+
+
+@pytest.mark.parametrize(("side", "factor"), [(250, 1), (200, 1), (187, 2), (100, 2), (93, 4), (46, 8), (10, 8)])
+def test_no_part_is_decoded_with_fewer_pixels_than_are_wanted(side: int, factor: int) -> None:
+    assert photos._factor((0, 0, 500, 375), side, side) == factor
+
+
+def test_a_gray_photo_is_rgb() -> None:
+    encoded = jpeg(smooth(2, (64, 48)).convert("L"))
+    assert_close(cut_of(photos.opened(encoded), (0, 0, 64, 48), 48, 64), encoded)
+
+
+def test_what_is_no_plain_photo_is_left_to_pillow() -> None:
+    image = smooth(3, (64, 48))
+    png = io.BytesIO()
+    image.save(png, "png")
+    exif = Image.Exif()
+    exif[photos.ORIENTATION] = 6
+    for encoded in (png.getvalue(), jpeg(image, exif=exif), jpeg(image.convert("CMYK")), None, np.asarray(image)):
+        assert photos.opened(encoded) is None
+    exif[photos.ORIENTATION] = 1
+    assert photos.opened(jpeg(image, exif=exif)) is not None
+
+
+def test_a_damaged_photo_is_bad_and_an_untidy_one_is_not() -> None:
+    encoded = jpeg(smooth(4, (64, 48)))
+    with pytest.raises(BadRecord, match="cannot be decoded"):
+        cut_of(photos.opened(encoded[:-200]), (0, 0, 64, 48), 48, 64)
+    assert photos.opened(b"\xff\xd8nothing") is None, "Pillow says what is wrong with it"
+    # Bytes behind the last row: simplejpeg refuses what libjpeg-turbo warns of.
+    untidy = encoded[:-2] + 500 * b"\x11" + encoded[-2:]
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(untidy)
+    assert_close(cut_of(photos.opened(untidy), (0, 0, 64, 48), 48, 64), encoded)
+
+
+def test_the_part_is_the_one_that_pillow_would_have_cut() -> None:
+    config = AugmentConfig(crop_area=(0.2, 0.9))
+    encoded = jpeg(gradient((320, 240)))
+    parts, out = [], np.zeros((40, 40, 3), np.uint8)
+    for seed in range(5):
+        ours, pillows = (
+            np.asarray(random_crop(image, config, np.random.default_rng(seed), out)).astype(float)
+            for image in (photos.opened(encoded), preprocess.decode(encoded))
+        )
+        # Decoded at a half, a pixel is 2.1 levels of its place.
+        assert abs(ours - pillows).mean() < 2.0
+        parts.append(ours.mean((0, 1))[:2])
+    assert np.ptp(parts, axis=0).min() > 10
+
+
+class Photos:
+    """JPEGs, of which some are cut off."""
+
+    def __init__(self, broken: tuple[int, ...] = ()):
+        self.images = [jpeg(gradient((80, 60 + seed))) for seed in range(10)]
+        for index in broken:
+            self.images[index] = self.images[index][:-100]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.images[index], (f"photo {index}",), None, f"photo {index}")
+
+
+CONFIG = DataConfig(
+    batch_size=10,
+    text_len=8,
+    preprocess=PreprocessConfig(image_size=24),
+    augment=AugmentConfig(crop_area=(0.2, 1.0), decoder="turbo"),
+    num_threads=2,
+)
+
+
+def batches(config: DataConfig, source: Photos, **options) -> list:
+    return list(train_batches(config, source, TOKENIZER, seed=1, start_step=0, num_steps=3, **options))
+
+
+def test_batches_of_photos_are_close_to_those_of_pillow_and_the_same_every_time() -> None:
+    ours, again = batches(CONFIG, Photos()), batches(replace(CONFIG, num_threads=0, cache_bytes=0), Photos())
+    pillows = batches(replace(CONFIG, augment=replace(CONFIG.augment, decoder="pillow")), Photos())
+    for mine, same, other in zip(ours, again, pillows, strict=True):
+        np.testing.assert_array_equal(mine["image"], same["image"])
+        np.testing.assert_array_equal(mine["text_ids"], other["text_ids"])
+        # Half a pixel is 1.6 levels of its place, in two of three channels.
+        assert 0 < abs(mine["image"].astype(float) - other["image"]).mean() < 1.6
+
+
+def test_other_changes_see_the_part() -> None:
+    flipped = batches(replace(CONFIG, augment=replace(CONFIG.augment, flip_rate=1.0)), Photos())
+    for mine, other in zip(batches(CONFIG, Photos()), flipped, strict=True):
+        np.testing.assert_array_equal(mine["image"], other["image"][:, :, ::-1])
+
+
+def test_photos_that_are_cut_off_keep_their_rows() -> None:
+    listed = BadRecords(10, max_share=0.5)
+    batch = batches(CONFIG, Photos(broken=(3, 7)), bad_records=listed)[0]
+    assert batch["weights"].sum() == 8
+    assert not batch["image"][batch["weights"] == 0].any()
+    assert listed.count == 2
+    with pytest.raises(UserError, match=r"2 of the 10 records seen are bad, .*photo [37]: its image cannot be decoded"):
+        batches(replace(CONFIG, max_bad_share=0.1), Photos(broken=(3, 7)))
+
+
+def test_evaluation_is_pillows() -> None:
+    for mine, other in zip(
+        eval_batches(CONFIG, Photos(), TOKENIZER, batch_size=5),
+        eval_batches(replace(CONFIG, augment=AugmentConfig()), Photos(), TOKENIZER, batch_size=5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine["image"], other["image"])
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = builtins.__import__
+
+    def refused(name: str, *arguments, **options):
+        if name == "simplejpeg":
+            raise ImportError(name)
+        return imported(name, *arguments, **options)
+
+    photos.libraries.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refused)
+    with pytest.raises(UserError, match=r"needs simplejpeg and OpenCV: pip install -r requirements-photos.txt"):
+        batches(CONFIG, Photos())
+    with pytest.raises(UserError, match="data.augment.decoder 'turbojpeg' does not exist: did you mean turbo"):
+        AugmentConfig(decoder="turbojpeg")
