@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mmjax.data import text_rules
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.captions import for_evaluation
 from mmjax.data.config import DataConfig
@@ -76,7 +77,7 @@ def load_tokenizer(experiment: Experiment) -> Tokenizer:
     Raises:
         UserError: it cannot be loaded, or it can emit ids that the model has no row for.
     """
-    tokenizer = Tokenizer.load(experiment.data.tokenizer)
+    tokenizer = Tokenizer.load(experiment.data.tokenizer, experiment.data.text_rules)
     rows = experiment.model.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -158,7 +159,9 @@ def _trained_experiment(foreign: Foreign) -> Experiment:
     """The experiment of which `foreign` is an export, with what the folder itself says of model and images."""
     trained = from_values(read_facts(Path(foreign.tokenizer))["experiment"])
     model, preprocess = foreign.spec
-    data = replace(trained.data, tokenizer=foreign.tokenizer, preprocess=preprocess or trained.data.preprocess)
+    # Its tokenizer brings the rules that texts were put in order by.
+    tokenizer = replace(trained.data, tokenizer=foreign.tokenizer, text_rules=text_rules.NONE)
+    data = replace(tokenizer, preprocess=preprocess or trained.data.preprocess)
     return replace(trained, model=model, data=data)
 
 

@@ -111,7 +111,7 @@ def measure(config: DataConfig, secs: float) -> Measured:
         UserError: as training does.
     """
     start = time.perf_counter()
-    data, tokenizer = open_training(config), Tokenizer.load(config.tokenizer)
+    data, tokenizer = open_training(config), Tokenizer.load(config.tokenizer, config.text_rules)
     costs, bad = Costs(), BadRecords(len(data.records), config.max_bad_share)
     batches = train_batches(
         config,

@@ -22,6 +22,8 @@ class DataConfig:
       text_len: tokens of a text, its end token included; longer texts are cut.
       tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
         Hugging Face.
+      text_rules: what texts are put in order by before the tokenizer: "none", "plain", "clip" or "siglip" (see
+        `text_rules`).
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory, members of tars ("json/caption" is a field of one), or columns
         of a table; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or
@@ -48,6 +50,7 @@ class DataConfig:
     batch_size: int = 256
     text_len: int = 16
     tokenizer: str = "emoji"
+    text_rules: str = "none"
     locale: str = "en"
     image_key: str = "image"
     text_key: str = "text"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from mmjax.data import text_rules
 from mmjax.errors import UserError
 
 SHIPPED_FOLDER = Path(__file__).parent / "emoji" / "tokenizer"
@@ -50,14 +51,18 @@ class Tokenizer:
     continues: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     @staticmethod
-    def load(spec: str) -> "Tokenizer":
+    def load(spec: str, rules: str = text_rules.NONE) -> "Tokenizer":
         """Returns the tokenizer named "emoji" (the shipped one), or one from a local folder or a hub name.
 
         "emoji+mask" is the shipped one with a mask, and a start token in front of every text.
 
-        Raises UserError when transformers cannot load `spec`, or when it has no token to end a text with.
+        `rules` are what it puts texts in order by first (see `text_rules.rules`).
+
+        Raises UserError when transformers cannot load `spec`, when it has no token to end a text with, or when there
+        are no such rules, or no place for them.
         """
-        return _load_shipped(spec) if spec in (SHIPPED, SHIPPED_WITH_MASK) else _load_transformers(spec)
+        load = _load_shipped if spec in (SHIPPED, SHIPPED_WITH_MASK) else _load_transformers
+        return load(spec, rules)
 
     def __call__(self, texts: Sequence[str], text_len: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (text_ids int32, text_mask bool), both (len(texts), text_len).
@@ -107,7 +112,7 @@ class Tokenizer:
         return hashlib.sha256(self.identity.encode()).hexdigest()
 
 
-def _load_shipped(spec: str) -> Tokenizer:
+def _load_shipped(spec: str, rules: str) -> Tokenizer:
     # Straight from its JSON: importing transformers takes seconds, and the quickstart has no use for it.
     backend = tokenizers.Tokenizer.from_file(str(SHIPPED_FOLDER / "tokenizer.json"))
     config = json.loads((SHIPPED_FOLDER / "tokenizer_config.json").read_text())
@@ -115,9 +120,11 @@ def _load_shipped(spec: str) -> Tokenizer:
     if spec == SHIPPED_WITH_MASK:
         named = {"cls_token": START, "mask_token": MASK}
         _add_start_and_mask(backend, config["eos_token"])
+    text_rules.add_rules(backend, rules)
     vocab = backend.get_vocab(with_added_tokens=True)
     pad_id, eos_id = vocab[config["pad_token"]], vocab[config["eos_token"]]
-    save = functools.partial(_save_shipped, backend, named)
+    is_changed = bool(named) or rules != text_rules.NONE
+    save = functools.partial(_save_shipped, backend, named, is_changed)
     return _from_backend(spec, backend, pad_id, eos_id, save, vocab.get(MASK))
 
 
@@ -129,19 +136,19 @@ def _add_start_and_mask(backend: tokenizers.Tokenizer, end: str) -> None:
     )
 
 
-def _save_shipped(backend: tokenizers.Tokenizer, named: Mapping[str, str], folder: Path) -> None:
+def _save_shipped(backend: tokenizers.Tokenizer, named: Mapping[str, str], is_changed: bool, folder: Path) -> None:
     """The files of the shipped tokenizer, with what was added to it and how `transformers` calls it."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(SHIPPED_FOLDER.iterdir()):
         (folder / path.name).write_bytes(path.read_bytes())
-    if named:
+    if is_changed:
         backend.save(str(folder / "tokenizer.json"))
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             path = folder / name
             path.write_text(json.dumps({**json.loads(path.read_text()), **named}, indent=2) + "\n")
 
 
-def _load_transformers(spec: str) -> Tokenizer:
+def _load_transformers(spec: str, rules: str) -> Tokenizer:
     from transformers import AutoTokenizer  # Here, because it takes seconds to import.
 
     try:
@@ -156,7 +163,13 @@ def _load_transformers(spec: str) -> Tokenizer:
     pad_id, eos_id = _special_ids(spec, loaded)
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is not None:
+        text_rules.add_rules(backend, rules)
         return _from_backend(spec, backend, pad_id, eos_id, loaded.save_pretrained, loaded.mask_token_id)
+    if text_rules.rules(rules):
+        raise UserError(
+            f"data.text_rules = {rules!r} has no place in data.tokenizer = {spec!r}, which is written in Python: save "
+            "it as a fast tokenizer, or set data.text_rules = 'none'"
+        )
     return _from_python(spec, loaded, pad_id, eos_id)
 
 

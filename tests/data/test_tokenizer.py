@@ -1,11 +1,14 @@
 """The shipped tokenizer, its fingerprint, and the same through transformers."""
 
 import json
+import string
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
+from mmjax.data import text_rules
 from mmjax.data.emoji import build_tokenizer
 from mmjax.data.tokenizer import SHIPPED_FOLDER, Tokenizer
 from mmjax.errors import UserError
@@ -159,3 +162,44 @@ def test_the_longer_of_two_texts_is_cut(first: str, second: str, num_second: int
     assert mask.all()
     assert types[0].tolist() == [0] * (12 - num_second) + [1] * num_second
     assert np.flatnonzero(ids[0] == tokenizer.eos_id).tolist() == [11 - num_second, 11]
+
+
+TEXT = "  A photo:\tof (two) DOGS, l\u00e9on & le\u0301o!  "
+PUT_IN_ORDER = {
+    "plain": "A photo: of (two) DOGS, l\u00e9on & l\u00e9o!",
+    "clip": "a photo: of (two) dogs, l\u00e9on & l\u00e9o!",
+    "siglip": "a photo of two dogs l\u00e9on le\u0301o",
+}
+
+
+def as_big_vision(text: str) -> str:
+    """Lower case, without punctuation, and single spaces, in Python alone."""
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(kept.split())
+
+
+@pytest.mark.parametrize("rules", PUT_IN_ORDER)
+def test_rules_put_texts_in_order_and_are_part_of_the_tokenizer(rules: str, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    text_rules.add_rules(backend, rules)
+    assert backend.normalizer.normalize_str(TEXT) == PUT_IN_ORDER[rules]
+    with_rules = Tokenizer.load("emoji", rules)
+    assert with_rules.fingerprint() != Tokenizer.load("emoji").fingerprint()
+    # What is saved has them: a text that they change gives the ids of what it is changed to.
+    with_rules.save(tmp_path)
+    saved = Tokenizer.load(str(tmp_path))
+    assert saved.fingerprint() == with_rules.fingerprint()
+    for one, other in zip(saved([TEXT], 24), Tokenizer.load("emoji")([PUT_IN_ORDER[rules]], 24), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("text", [TEXT, "l'\u00e9t\u00e9 \u2014 100% [ok] \\o/ ^_^ #1 -- x", "\u5927\u7b11\uff01", ""])
+def test_siglips_rules_are_those_of_big_vision(text: str) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    text_rules.add_rules(backend, "siglip")
+    assert backend.normalizer.normalize_str(text) == as_big_vision(text)
+
+
+def test_rules_that_are_not_there_are_named() -> None:
+    with pytest.raises(UserError, match="data.text_rules 'siglip2' does not exist: did you mean siglip?"):
+        Tokenizer.load("emoji", "siglip2")
