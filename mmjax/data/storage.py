@@ -5,7 +5,7 @@ import os
 import posixpath
 import stat
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import fsspec
 import tenacity
 from braceexpand import braceexpand
 
+from mmjax.data.disk_cache import disk_cache
 from mmjax.data.records import BadRecord, Unreachable
 from mmjax.errors import UserError
 
@@ -55,6 +56,8 @@ def find(pattern: str) -> list[File]:
         UserError: nothing fits, a file is not there or is a folder, or its storage cannot be asked.
     """
     pattern = local_path(pattern)
+    if is_remote(pattern):
+        disk_cache()  # What is wrong with it is said at the start.
     try:
         addresses = [pattern] if os.path.exists(pattern) else list(braceexpand(pattern, escape=False))
     except ValueError as error:
@@ -132,13 +135,26 @@ def _version_of(facts: dict[str, Any]) -> str:
     return next((str(facts[name]) for name in VERSION_FACTS if facts.get(name)), "")
 
 
-def read(address: str, start: int, num_bytes: int) -> bytes:
-    """Bytes [start, start + num_bytes) of a file.
+def read(file: File, start: int, num_bytes: int) -> bytes:
+    """Bytes [start, start + num_bytes) of a file; of one that lies elsewhere, kept as `disk_cache` has it.
 
     Raises:
         BadRecord: the file is gone, may not be read, or ends before.
         Unreachable: its storage does not answer, or answers with something else.
     """
+    cache = disk_cache() if file.version and is_remote(file.address) else None
+    if cache is None:
+        return _read(file.address, start, num_bytes)
+    # Of another version of the file nothing is found.
+    key = (file.address, file.version, start, num_bytes)
+    found: bytes | None = cache.get(key)
+    if found is None:
+        found = _read(file.address, start, num_bytes)
+        cache.set(key, found)
+    return found
+
+
+def _read(address: str, start: int, num_bytes: int) -> bytes:
     if not num_bytes:
         return b""
     try:
@@ -204,10 +220,19 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return False
     cause = error.__cause__ or error
-    status = getattr(cause, "status", None)
-    if isinstance(status, int):
+    status = _status(cause)
+    if status is not None:
         return status in PASSING_STATUS or status >= 500
     return not isinstance(cause, FINAL)
+
+
+def _status(error: BaseException) -> int | None:
+    """What a server answered, where the error says it as aiohttp does (for https:// and gs://) or as botocore."""
+    found = getattr(error, "status", None)
+    response = getattr(error, "response", None)
+    if found is None and isinstance(response, Mapping):
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return found if isinstance(found, int) else None
 
 
 def joined(folder: str, name: str) -> str:

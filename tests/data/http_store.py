@@ -1,5 +1,6 @@
 """A web server of one folder that answers ranges, and fails in chosen ways."""
 
+import hashlib
 import re
 import socket
 import threading
@@ -53,8 +54,9 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             if not path.is_file():
                 return self._send(404, b"")
             content = path.read_bytes()
+            tag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
             if not asked or not with_body or store.manner == "whole":
-                return self._send(200, content, with_body)
+                return self._send(200, content, with_body, tag)
             store.ranges += 1
             first, last = int(asked[1]), int(asked[2])
             part = content[first : last + 1]
@@ -65,7 +67,7 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             if store.manner == "silent":
                 store.stopped.wait(LATE_SECS)
             part = part[: len(part) // 2] if store.manner == "half" else part
-            return self._send(206, part, extra={"Content-Range": f"bytes {first}-{last}/{len(content)}"})
+            return self._send(206, part, extra={**tag, "Content-Range": f"bytes {first}-{last}/{len(content)}"})
 
         def _send(self, status: int, body: bytes, with_body: bool = True, extra: dict[str, str] | None = None) -> None:
             self.send_response(status)

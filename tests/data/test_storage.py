@@ -11,6 +11,7 @@ from mmjax.data.patience import PatientSource
 from mmjax.data.records import BadRecord, Unreachable
 from mmjax.data.sources import tar_index
 from mmjax.data.sources.specs import open_source
+from mmjax.data.storage import File
 from mmjax.errors import UserError
 from tests.data.http_store import Store, serve
 from tests.data.sources.tiny_tars import write_shards
@@ -143,10 +144,11 @@ def test_an_answer_that_is_not_the_range_is_none(server: Server, manner: str, mo
 
 def test_a_file_that_ends_early_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
-    assert storage.read(str(tmp_path / "file"), 2, 3) == b"234"
-    assert storage.read(str(tmp_path / "file"), 2, 0) == b""
+    file = File(str(tmp_path / "file"), 10)
+    assert storage.read(file, 2, 3) == b"234"
+    assert storage.read(file, 2, 0) == b""
     with pytest.raises(BadRecord, match="ends at 10: it is cut off"):
-        storage.read(str(tmp_path / "file"), 8, 3)
+        storage.read(file, 8, 3)
 
 
 def test_a_storage_without_its_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,14 +34,14 @@ class JsonLines:
     """A file with a JSON object a line; blank lines are no rows. Kept are the places of the lines alone."""
 
     def __init__(self, file: File):
-        self._address = file.address
+        self._file = file
         self._starts, self._sizes = storage.patiently(lambda: _lines(file), file.address)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        line = storage.read(self._address, int(self._starts[number]), int(self._sizes[number]))
+        line = storage.read(self._file, int(self._starts[number]), int(self._sizes[number]))
         try:
             parsed = json.loads(line)
         except (ValueError, RecursionError) as error:

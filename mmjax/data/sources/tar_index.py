@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmjax.data import storage
+from mmjax.data.notes import num_cores
 from mmjax.data.sources.tar_samples import Sample, samples_of
 from mmjax.data.storage import File
 from mmjax.errors import UserError
@@ -24,6 +26,8 @@ from mmjax.errors import UserError
 VERSION = 2
 """Of the files of an index: raise it when they change."""
 NUM_SHARDS_AT_ONCE = 16
+MANY_SHARDS = 64
+"""Whose headers take longer to read than processes to start."""
 STARTS = ("first_samples", "first_members", "first_letters")
 ARRAYS = (*STARTS, "kinds", "offsets", "sizes", "states", "letters")
 
@@ -156,14 +160,21 @@ def _save(index: TarIndex, written: Path, folder: Path) -> Path:
 
 
 def build(shards: Sequence[File]) -> TarIndex:
-    """The index of these shards, read from their headers, several at a time."""
-    with ThreadPoolExecutor(NUM_SHARDS_AT_ONCE) as threads:
-        parts = threads.map(_index_of, shards)
+    """The index of these shards, read from their headers, several at a time: of many here by all cores, and of those
+    that lie elsewhere, whose bytes are waited for, by threads."""
+    many_here = len(shards) >= MANY_SHARDS and not storage.is_remote(shards[0].address)
+    with _processes() if many_here else ThreadPoolExecutor(NUM_SHARDS_AT_ONCE) as pool:
+        parts = pool.map(_index_of, shards)
         console = Console(stderr=True)
         shown = track(
             parts, "index of tars", len(shards), console=console, transient=True, disable=not console.is_terminal
         )
         return _joined(list(shown))
+
+
+def _processes() -> Executor:
+    # Not forked: a process that has JAX in it has threads whose locks a copy would keep.
+    return ProcessPoolExecutor(num_cores(), mp_context=multiprocessing.get_context("spawn"))
 
 
 def _index_of(shard: File) -> TarIndex:

@@ -87,8 +87,7 @@ def _read(sample: Sample, kinds: list[str]) -> dict[str, bytes]:
     """These members, at once where they lie close to each other."""
     places = sorted((*sample.members[kind], kind) for kind in set(kinds))
     start, end = places[0][0], max(offset + size for offset, size, _ in places)
-    address = sample.shard.address
     if end - start > sum(size for _, size, _ in places) + MOST_GAP_BYTES:
-        return {kind: storage.read(address, offset, size) for offset, size, kind in places}
-    whole = storage.read(address, start, end - start)
+        return {kind: storage.read(sample.shard, offset, size) for offset, size, kind in places}
+    whole = storage.read(sample.shard, start, end - start)
     return {kind: whole[offset - start : offset - start + size] for offset, size, kind in places}
