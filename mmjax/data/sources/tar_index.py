@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import loky
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -173,8 +173,9 @@ def build(shards: Sequence[File]) -> TarIndex:
 
 
 def _processes() -> Executor:
-    # Not forked: a process that has JAX in it has threads whose locks a copy would keep.
-    return ProcessPoolExecutor(num_cores(), mp_context=multiprocessing.get_context("spawn"))
+    # Not forked, as JAX has threads whose locks a copy would keep; and Python's own way to start anew runs the main
+    # program again, which is right for one that expects it alone.
+    return loky.ProcessPoolExecutor(num_cores())
 
 
 def _index_of(shard: File) -> TarIndex:
