@@ -12,7 +12,7 @@ def requirements(name: str) -> set[str]:
     return {line for line in lines if line and not line.startswith(("#", "-r"))}
 
 
-@pytest.mark.parametrize("name", ["dev", "export", "hf", "photos", "remote", "serving"])
+@pytest.mark.parametrize("name", ["dev", "export", "hf", "photos", "prepare", "remote", "serving"])
 def test_an_extra_equals_its_requirements(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(project["optional-dependencies"][name]) == requirements(f"requirements-{name}.txt")

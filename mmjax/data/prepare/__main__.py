@@ -1,0 +1,97 @@
+"""Prepares data for training: `python -m mmjax.data.prepare --source SPEC --out DIR [--dedup perceptual] ...`.
+
+Writes shards of ArrayRecord, which `--data tfds:DIR` reads, with a manifest of what was kept and why not, and a sheet
+of samples. Run again after it was killed, it goes on with the parts that are not done.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmjax import ending
+from mmjax.data.notes import num_cores
+from mmjax.data.prepare import manifest
+from mmjax.data.prepare.pipeline import opened, prepare
+from mmjax.data.prepare.settings import DEDUPS, LANGUAGES, NUMBERS, Settings, parse_filters
+from mmjax.data.sources.specs import KINDS
+
+RECORDS_A_SHARD = 8192
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    settings = settings_of(options)
+    out = Path(options.out)
+    say(Console(), out, prepare(settings, out, options.workers or num_cores()))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mmjax.data.prepare", description=__doc__)
+    parser.add_argument("--source", required=True, help=", ".join(KINDS))
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--image-key", default="image")
+    parser.add_argument("--text-key", default="text")
+    parser.add_argument("--out", required=True, help="folder to write")
+    names = ", ".join((*NUMBERS, LANGUAGES))
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="NAME=VALUE", help=f"one of {names}; repeatable"
+    )
+    parser.add_argument(
+        "--dedup", choices=DEDUPS, default="none", help="keep one of images that are, or look, the same"
+    )
+    parser.add_argument(
+        "--decontaminate", action="append", default=[], metavar="SPEC", help="evaluation to keep out; repeatable"
+    )
+    parser.add_argument(
+        "--distance", type=int, default=4, help="bits of 64 in which images that look the same differ (4)"
+    )
+    parser.add_argument("--resize", type=int, default=0, help="pixels to scale a longer shorter side to; 0 leaves it")
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEGs that scaled images become (92)")
+    parser.add_argument("--shards", type=int, default=0, help="files to write; 0 is one for each 8,192 records")
+    parser.add_argument("--name", default="pairs", help="what the data set is called (pairs)")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one for each core")
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What is asked for.
+
+    Raises:
+        UserError: it makes no sense, or there is no such data.
+    """
+    settings = Settings(
+        options.source,
+        options.split,
+        options.image_key,
+        options.text_key,
+        parse_filters(options.filter),
+        options.dedup,
+        tuple(options.decontaminate),
+        options.distance,
+        options.resize,
+        options.quality,
+        max(options.shards, 1),
+        options.name,
+    )
+    if options.shards:
+        return settings
+    return replace(settings, shards=max(1, -(-len(opened(settings)) // RECORDS_A_SHARD)))
+
+
+def say(console: Console, out: Path, found: dict[str, Any]) -> None:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
+    for line in (
+        f"kept {found['kept']:,} of {found['records']:,} records ({found['yield']:.1%}); dropped: {dropped}",
+        f"{len(found['files'])} shards, {manifest.MANIFEST} and {manifest.SHEET} lie in {out}",
+        f"next: python -m mmjax.train --config FILE --data tfds:{out} --workdir DIR",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(ending.status(main, sys.argv[1:]))
