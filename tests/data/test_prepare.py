@@ -209,7 +209,7 @@ def test_errors_are_one_line(
     given = [f"--source=imagefolder:{folder}", f"--out={tmp_path / 'out'}", "--workers=1", *arguments]
     assert ending.status(prepare.main, given) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out").exists(), "the corrected command may use it"
 
 
 def test_what_lies_in_a_folder_is_not_written_over(

@@ -47,25 +47,35 @@ def prepare(settings: Settings, out: Path, num_workers: int) -> dict[str, Any]:
     if finished is not None:
         return finished
     parts = parts_of(len(source), settings.shards)
-    work = out / WORK
-    known = [work / f"facts-{number:05d}.npz" for number in range(len(parts))]
-    in_parallel(gather_part, [(settings, *job) for job in zip(known, parts, strict=True)], num_workers, "looking")
-    gathered = [Facts.load(path) for path in known]
-    held_out = [facts.gather(wanted, known_source, range(len(known_source))) for wanted, known_source in evaluations]
+    gathered = look(settings, parts, out / WORK, num_workers)
+    held_out = [facts.gather(wanted, known, range(len(known))) for wanted, known in evaluations]
     reasons = choice.choose(settings, gathered, held_out)
     if not (reasons == facts.KEPT).any():
+        shutil.rmtree(out)
         raise UserError(f"nothing of {settings.source} is left ({summary(reasons)}): ask for less with --filter")
-    numbers = list(shards.kept_numbers(reasons, parts))
-    written = [work / f"written-{number:05d}.json" for number in range(len(parts))]
-    jobs = [(settings, out, *job) for job in zip(written, range(len(parts)), numbers, strict=True)]
-    in_parallel(write_part, jobs, num_workers, "writing")
-    sizes = [ShardSize(*json.loads(path.read_text())) for path in written]
-    shards.write_facts(settings, out, sizes)
+    sizes = write(settings, out, list(shards.kept_numbers(reasons, parts)), num_workers)
     manifest.draw_sheet(out / manifest.SHEET, source, reasons)
     found = manifest.manifest(settings, gathered, reasons, sizes, out)
     manifest.write_manifest(out, found)
-    shutil.rmtree(work)
+    shutil.rmtree(out / WORK)
     return found
+
+
+def look(settings: Settings, parts: Sequence[range], work: Path, num_workers: int) -> list[Facts]:
+    """The facts of each part, which `work` keeps."""
+    paths = [work / f"facts-{number:05d}.npz" for number in range(len(parts))]
+    in_parallel(gather_part, [(settings, *job) for job in zip(paths, parts, strict=True)], num_workers, "looking")
+    return [Facts.load(path) for path in paths]
+
+
+def write(settings: Settings, out: Path, numbers: Sequence[np.ndarray], num_workers: int) -> list[ShardSize]:
+    """The size of each shard, written from the records of these numbers."""
+    done = [out / WORK / f"written-{shard:05d}.json" for shard in range(len(numbers))]
+    jobs = [(settings, out, *job) for job in zip(done, range(len(numbers)), numbers, strict=True)]
+    in_parallel(write_part, jobs, num_workers, "writing")
+    sizes = [ShardSize(*json.loads(path.read_text())) for path in done]
+    shards.write_facts(settings, out, sizes)
+    return sizes
 
 
 def claim(settings: Settings, out: Path) -> dict[str, Any] | None:
