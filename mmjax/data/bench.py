@@ -1,7 +1,7 @@
 """What the input pipeline gives, and what it costs, on this machine: `python -m mmjax.data.bench --source SPEC`.
 
 The settings are those of `--config FILE`, of a run (`--workdir DIR`), or, without either, those of photos that are cut
-at random to 224 pixels; `--config.data.a=value` overrides them, but those of a run. Nothing is trained.
+at random to 224 pixels; `--config.data.a=value` overrides them. Nothing is trained.
 """
 
 import itertools
@@ -60,7 +60,7 @@ class Measured:
 
 
 def main(arguments: Sequence[str]) -> None:
-    values = flags.parse_flags(PROGRAM, arguments, FLAGS, config=ConfigDict({"data": to_config_dict(DEFAULT)}))
+    values = parse(arguments)
     config = settings(values)
     secs, rate = number(values, "secs", 10.0), number(values, "rate", 0.0)
     measured = measure(config, secs)
@@ -69,16 +69,25 @@ def main(arguments: Sequence[str]) -> None:
         Path(values["json"]).write_text(json.dumps(summary(measured), indent=2) + "\n")
 
 
-def settings(values: Mapping[str, Any]) -> DataConfig:
-    """Those that the flags ask for.
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of the flags; what `--config.data` overrides are the settings of a file, of a run, or `DEFAULT`.
 
     Raises:
-        UserError: they name no data, or what they name is not there.
+        UserError: as `flags.parse_flags`; or there is no such run, or a file beside it.
     """
-    found = values["config"].to_dict()["data"]
-    if values["workdir"] is not None:
-        found = _data_of_run(Path(values["workdir"]))
-    config = from_dict(DataConfig, found, "config.data")
+    default = ConfigDict({"data": to_config_dict(DEFAULT)})
+    values = flags.parse_flags(PROGRAM, arguments, FLAGS, config=default)
+    if values["workdir"] is None:
+        return values
+    if any(argument.lstrip("-").partition("=")[0] == "config" for argument in arguments):
+        raise UserError("--config and --workdir each name the settings: leave one out")
+    of_run = from_dict(DataConfig, _data_of_run(Path(values["workdir"])), "config.data")
+    return flags.parse_flags(PROGRAM, arguments, FLAGS, config=ConfigDict({"data": to_config_dict(of_run)}))
+
+
+def settings(values: Mapping[str, Any]) -> DataConfig:
+    """Those that the flags ask for."""
+    config = from_dict(DataConfig, values["config"].to_dict()["data"], "config.data")
     if values["source"] is not None:
         config = replace(config, source=values["source"], split="train", mixture=())
     return config if values["split"] is None else replace(config, split=values["split"], mixture=())

@@ -165,6 +165,5 @@ def _join(parts: Sequence[Made]) -> Made:
 def _joined_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The rows of all parts: the array that all of them are views of, where there is one."""
     whole = parts[0].base
-    if whole is not None and len(whole) == sum(map(len, parts)) and all(part.base is whole for part in parts):
-        return whole
-    return np.concatenate(parts)
+    shared = isinstance(whole, np.ndarray) and all(part.base is whole for part in parts)
+    return whole if shared and len(whole) == sum(map(len, parts)) else np.concatenate(parts)

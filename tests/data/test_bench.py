@@ -40,23 +40,25 @@ def test_stages_and_what_limits_are_said(folder: Path, tmp_path: Path, capsys: p
     assert found["cpu_secs_each"] == pytest.approx(sum(found["costs"]["cpu_secs"].values()) / found["costs"]["rows"])
 
 
+def settings(*arguments: str) -> DataConfig:
+    return bench.settings(bench.parse(arguments))
+
+
 def test_settings_of_a_config_and_of_a_run(folder: Path, tmp_path: Path) -> None:
-    values = {"source": f"imagefolder:{folder}", "split": None, "workdir": None}
-    tiny = bench.flags.parse_flags(
-        bench.PROGRAM, ["--config=tests/tiny_config.py", "--config.data.batch_size=4"], bench.FLAGS
-    )
-    config = bench.settings({**tiny, "source": values["source"]})
-    assert (config.batch_size, config.preprocess.image_size) == (4, 16)
+    config = settings("--config=tests/tiny_config.py", "--config.data.batch_size=4", f"--source=imagefolder:{folder}")
+    assert (config.batch_size, config.preprocess.image_size, config.source) == (4, 16, f"imagefolder:{folder}")
     (tmp_path / "config.json").write_text(json.dumps({"data": {"source": "emoji", "split": "tune_fit", "text_len": 5}}))
-    of_run = {"config": tiny["config"], "source": None, "split": None, "workdir": str(tmp_path)}
-    assert bench.settings(of_run) == DataConfig(split="tune_fit", text_len=5)
-    assert bench.settings({**of_run, "split": "tune_style"}).split == "tune_style"
+    run = f"--workdir={tmp_path}"
+    assert settings(run) == DataConfig(split="tune_fit", text_len=5)
+    assert settings(run, "--config.data.text_len=7", "--split=tune_style") == DataConfig(split="tune_style", text_len=7)
+    assert settings("--source=csv:a") == replace(bench.DEFAULT, source="csv:a")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--workdir=/nowhere"], "/nowhere holds no run: give the --workdir of python -m mmjax.train"),
+        (["--workdir=/nowhere", "--config=tests/tiny_config.py"], "--config and --workdir each name the settings"),
         (["--source=emoji", "--secs=long"], "--secs=long is not a number: write --secs=10"),
         (["--source=emojy"], "data.source 'emojy' does not exist: did you mean emoji?"),
         (["--source=emoji", "--config.data.num_thread=2"], "unknown key config.data.num_thread: did you mean num_thre"),
