@@ -165,5 +165,6 @@ def _join(parts: Sequence[Made]) -> Made:
 def _joined_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The rows of all parts: the array that all of them are views of, where there is one."""
     whole = parts[0].base
-    shared = isinstance(whole, np.ndarray) and all(part.base is whole for part in parts)
-    return whole if shared and len(whole) == sum(map(len, parts)) else np.concatenate(parts)
+    if not isinstance(whole, np.ndarray) or len(whole) != sum(map(len, parts)):
+        return np.concatenate(parts)
+    return whole if all(part.base is whole for part in parts) else np.concatenate(parts)
