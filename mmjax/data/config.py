@@ -7,6 +7,7 @@ from mmjax.data.captions import CaptionConfig
 from mmjax.data.mixture import PartConfig
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.regions import RegionsConfig
+from mmjax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,8 @@ class DataConfig:
     cache_bytes: int = 256 * 2**20
     max_bad_share: float = 0.01
     retry_secs: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "num_workers", "prefetch"):
+            if getattr(self, name) < 0:
+                raise UserError(f"data.{name} = {getattr(self, name)} is below 0: give 0 or more")

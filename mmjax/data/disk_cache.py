@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sqlite3
+import warnings
 from typing import Any
 
 from mmjax.errors import UserError
@@ -37,6 +38,33 @@ def _opened(folder: str, bound: str) -> Any:
         return diskcache.Cache(folder, size_limit=num_bytes(bound))
     except (OSError, sqlite3.Error) as error:
         raise UserError(f"{FOLDER}={folder} cannot be opened ({error}): name a folder that may be written") from error
+
+
+def kept(cache: Any, key: tuple[Any, ...]) -> bytes | None:
+    """What the cache has, None where it has nothing or cannot be read: a run does without it, and says so once."""
+    try:
+        found: bytes | None = cache.get(key)
+    except Exception as error:  # Of the disk, of its database, of a lock.
+        _warn(error)
+        return None
+    return found
+
+
+def keep(cache: Any, key: tuple[Any, ...], content: bytes) -> None:
+    """Stores it where the cache can be written."""
+    try:
+        cache.set(key, content)
+    except Exception as error:  # Of the disk, of its database, of a lock.
+        _warn(error)
+
+
+@functools.cache
+def _warn_once(problem: str) -> None:
+    warnings.warn(f"{FOLDER} is not used ({problem}): make room there, or name another folder", stacklevel=4)
+
+
+def _warn(error: Exception) -> None:
+    _warn_once(f"{type(error).__name__}: {error}")
 
 
 def num_bytes(text: str) -> int:

@@ -122,7 +122,8 @@ class Examples:
 
     def _begin(self, seed: int, positions: Sequence[int], notes: Notes) -> list[Begun | None]:
         """The records at these positions, and their texts; None where there is none to be used."""
-        numbers = [self._mixture.record(seed, position) for position in positions]
+        with notes.costs.timed("read"):
+            numbers = [self._mixture.record(seed, position) for position in positions]
         loaded = [self._load_at(position, number, notes) for position, number in zip(positions, numbers, strict=True)]
         return [self._drawn(seed, *found) for found in zip(positions, numbers, loaded, strict=True)]
 

@@ -67,8 +67,6 @@ class Loader:
     def __init__(self, config: DataConfig, source: Source):
         self._config, self._source = config, source
         self._kept = Kept(config.cache_bytes)
-        if self._cuts_photos:
-            photos.libraries()
 
     @property
     def _cuts_photos(self) -> bool:

@@ -1,10 +1,13 @@
 """Host batches in order, read ahead by Grain's threads and processes."""
 
 import math
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import grain
 import numpy as np
@@ -140,15 +143,32 @@ def _read_ahead(tasks: grain.MapDataset, tasks_per_step: int, config: DataConfig
     if threads or workers:
         # Rows are made at the same time already; tokenizers would start as many threads again for each task.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    ahead = -(-config.prefetch * tasks_per_step // max(workers, 1))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead) if threads else 0)
-    found = tasks.to_iter_dataset(options)
+    ahead = config.prefetch * tasks_per_step
     if not workers:
-        return found
+        return tasks.to_iter_dataset(grain.ReadOptions(threads, max(threads, ahead) if threads else 0))
     if not flags.FLAGS.is_parsed():
         # Grain asks for flags of its own, which our command lines do not read.
         flags.FLAGS.mark_as_parsed()
-    return found.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(ahead, 1)))
+    # What a worker's threads hold, what it has ready, and what is taken of it add up to what is read ahead.
+    each = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead // (2 * workers)))
+    read = tasks.to_iter_dataset(grain.ReadOptions(threads, threads))
+    return read.mp_prefetch(each, worker_init_fn=_begin_worker)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Leaves it to the process that trains to end this one: on a notice to all it saves first, and needs batches."""
+    del index, count
+    for notice in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(notice, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process once the other one is gone, however it went."""
+    parent.join()
+    os._exit(1)
 
 
 def _share_of_worker(config: DataConfig) -> DataConfig:
@@ -165,6 +185,6 @@ def _join(parts: Sequence[Made]) -> Made:
 def _joined_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The rows of all parts: the array that all of them are views of, where there is one."""
     whole = parts[0].base
-    if not isinstance(whole, np.ndarray) or len(whole) != sum(map(len, parts)):
+    if not isinstance(whole, np.ndarray) or whole.shape != (sum(map(len, parts)), *parts[0].shape[1:]):
         return np.concatenate(parts)
     return whole if all(part.base is whole for part in parts) else np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,8 +32,10 @@ class PartConfig:
     locale: str | None = None
 
     def __post_init__(self) -> None:
-        if self.weight is not None and not self.weight > 0:
-            raise UserError(f"data.mixture: weight = {self.weight} of {self.source} is not above 0: leave the part out")
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise UserError(
+                f"data.mixture: weight = {self.weight} of {self.source} is not above 0, or endless: leave the part out"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,10 @@ def tempered(weights: Sequence[float], temperature: float) -> list[float]:
     """
     if not temperature > 0:
         raise UserError(f"data.temperature = {temperature} is not above 0: 1 leaves the weights as they are")
-    return [weight ** (1 / temperature) for weight in weights]
+    try:
+        return [weight ** (1 / temperature) for weight in weights]
+    except OverflowError as error:
+        raise UserError(f"data.temperature = {temperature} leaves nothing but the largest part: raise it") from error
 
 
 def changes(before: Mixture, parts: Sequence[Part]) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+from mmjax.data import photos
 from mmjax.data.config import DataConfig
 from mmjax.data.mixture import Mixture, Part, PartConfig, tempered
 from mmjax.data.records import Source
@@ -46,6 +47,8 @@ def open_training(data: DataConfig) -> TrainingData:
     Raises:
         UserError: as `open_split`; or a part is given twice.
     """
+    if data.augment.crops and data.augment.decoder == "turbo":
+        photos.libraries()  # That they are missing is said at the start.
     configs = data.mixture or (PartConfig(data.source, data.split),)
     settings = [_settings(data, config) for config in configs]
     names = [_name(part) for part in settings]

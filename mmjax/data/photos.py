@@ -20,7 +20,7 @@ from mmjax.data import preprocess
 from mmjax.errors import UserError
 
 FACTORS = (8, 4, 2)
-JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
+JPEG, EXIF, XMP = b"\xff\xd8", b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 MARKER, APP1, START_OF_SCAN = 0xFF, 0xE1, 0xDA
 ORIENTATION = 0x0112
 """EXIF's number for it; 1 is upright."""
@@ -66,10 +66,13 @@ def _is_turned(image: bytes) -> bool:
 
 
 def _has_exif(image: bytes) -> bool:
-    """Whether a segment before the pixels is EXIF's (ITU T.81, B.1: a marker, and the length of what follows)."""
+    """Whether a segment before the pixels is EXIF's, or XMP's, which may say it too.
+
+    A segment is a marker, and the length of what follows (ITU T.81, B.1).
+    """
     place = len(JPEG)
     while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
-        if image[place + 1] == APP1 and image.startswith(EXIF, place + 4):
+        if image[place + 1] == APP1 and image.startswith((EXIF, XMP), place + 4):
             return True
         place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
     # Where segments do not follow each other, Pillow may find some yet.
@@ -84,11 +87,10 @@ def cut(photo: Photo, box: Box, out: np.ndarray) -> None:
     """
     cv2, _ = libraries()
     rows, columns = out.shape[:2]
-    pixels = _decode(photo, _factor(box, rows, columns))
+    pixels, factor = _decode(photo, _factor(box, rows, columns))
     height, width = pixels.shape[:2]
-    scale_x, scale_y = width / photo.width, height / photo.height
-    left, right = _whole(box[0] * scale_x, box[2] * scale_x, width)
-    top, bottom = _whole(box[1] * scale_y, box[3] * scale_y, height)
+    left, right = _whole(box[0] / factor, box[2] / factor, width)
+    top, bottom = _whole(box[1] / factor, box[3] / factor, height)
     cv2.resize(pixels[top:bottom, left:right], (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
@@ -98,7 +100,8 @@ def _factor(box: Box, rows: int, columns: int) -> int:
     return next((factor for factor in FACTORS if available >= factor), 1)
 
 
-def _decode(photo: Photo, factor: int) -> np.ndarray:
+def _decode(photo: Photo, factor: int) -> tuple[np.ndarray, int]:
+    """The pixels, and what they are reduced by."""
     _, simplejpeg = libraries()
     # It takes the smallest scale at which neither side is below these, and rounds sides up, as libjpeg-turbo does.
     rows, columns = -(-photo.height // factor), -(-photo.width // factor)
@@ -107,10 +110,10 @@ def _decode(photo: Photo, factor: int) -> np.ndarray:
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             photo.encoded, min_height=rows, min_width=columns, buffer=buffer, fastdct=True, fastupsample=True
         )
-        return pixels
+        return pixels, factor
     except ValueError:
         # It refuses what Pillow is content with, such as bytes between two segments: whether it is whole Pillow says.
-        return np.asarray(preprocess.decode(photo.encoded))
+        return np.asarray(preprocess.decode(photo.encoded)), 1
 
 
 def _buffer(num_bytes: int) -> np.ndarray:

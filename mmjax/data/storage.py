@@ -14,7 +14,7 @@ import fsspec
 import tenacity
 from braceexpand import braceexpand
 
-from mmjax.data.disk_cache import disk_cache
+from mmjax.data.disk_cache import disk_cache, keep, kept
 from mmjax.data.records import BadRecord, Unreachable
 from mmjax.errors import UserError
 
@@ -147,10 +147,10 @@ def read(file: File, start: int, num_bytes: int) -> bytes:
         return _read(file.address, start, num_bytes)
     # Of another version of the file nothing is found.
     key = (file.address, file.version, start, num_bytes)
-    found: bytes | None = cache.get(key)
-    if found is None:
+    found = kept(cache, key)
+    if found is None or len(found) != num_bytes:
         found = _read(file.address, start, num_bytes)
-        cache.set(key, found)
+        keep(cache, key, found)
     return found
 
 

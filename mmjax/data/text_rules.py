@@ -28,7 +28,8 @@ def rules(name: str) -> list[normalizers.Normalizer]:
     plain: composed letters (NFC), and single spaces.
     clip: the same in lower case, as `CLIPTokenizer` of `transformers`; OpenAI's code also repairs mojibake and entities
         of HTML, which belongs into the preparation of the data.
-    siglip: lower case without ASCII punctuation, and single spaces, as `canonicalize_text` of big_vision.
+    siglip: lower case without ASCII punctuation, of which "_" is a space, and single spaces, as `canonicalize_text` of
+        big_vision.
 
     Raises:
         UserError: there is no such name.
@@ -38,6 +39,7 @@ def rules(name: str) -> list[normalizers.Normalizer]:
         "plain": [normalizers.NFC(), *_spaced()],
         "clip": [normalizers.NFC(), *_spaced(), normalizers.Lowercase()],
         "siglip": [
+            normalizers.Replace("_", " "),
             normalizers.Lowercase(),
             normalizers.Replace(tokenizers.Regex(PUNCTUATION), ""),
             *_spaced(),

@@ -18,6 +18,8 @@ SHIPPED_FOLDER = Path(__file__).parent / "emoji" / "tokenizer"
 SHIPPED, SHIPPED_WITH_MASK = "emoji", "emoji+mask"
 START, MASK = "<cls>", "<mask>"
 """What `SHIPPED_WITH_MASK` adds: a first token of every text, and one that stands for a word to be guessed."""
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of transformers that load the rules that are saved; all others make their own."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,13 @@ def _load_transformers(spec: str, rules: str) -> Tokenizer:
         ) from error
     pad_id, eos_id = _special_ids(spec, loaded)
     backend = getattr(loaded, "backend_tokenizer", None)
-    if backend is not None:
+    if backend is not None and (rules == text_rules.NONE or type(loaded).__name__ in GENERIC):
         text_rules.add_rules(backend, rules)
         return _from_backend(spec, backend, pad_id, eos_id, loaded.save_pretrained, loaded.mask_token_id)
     if text_rules.rules(rules):
         raise UserError(
-            f"data.text_rules = {rules!r} has no place in data.tokenizer = {spec!r}, which is written in Python: save "
-            "it as a fast tokenizer, or set data.text_rules = 'none'"
+            f"data.text_rules = {rules!r} has no place in data.tokenizer = {spec!r}: a {type(loaded).__name__} makes "
+            "rules of its own whenever it is loaded, so what is exported would lose these; set data.text_rules = 'none'"
         )
     return _from_python(spec, loaded, pad_id, eos_id)
 

@@ -76,3 +76,24 @@ def test_what_is_wrong_with_it_is_said_at_the_start(server: Server, monkeypatch:
     monkeypatch.setenv(disk_cache.FOLDER, "/proc/nowhere")
     with pytest.raises(UserError, match=r"MMJAX_CACHE=/proc/nowhere cannot be opened \(.*\): name a folder"):
         open_source(f"wds:{address}/00000.tar", "train")
+
+
+def test_what_is_damaged_is_read_anew_and_trouble_is_said_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = server
+    (tmp_path / "tars" / "large").write_bytes(bytes(10**5))
+    (file,) = storage.find(f"{address}/large")
+    assert storage.read(file, 0, 10**5) == bytes(10**5)
+    (stored,) = (tmp_path / "cache").rglob("*.val")
+    stored.write_bytes(bytes(500))
+    assert storage.read(file, 0, 10**5) == bytes(10**5)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk_cache.disk_cache(), "set", full)
+    with pytest.warns(UserWarning, match="MMJAX_CACHE is not used .*No space left") as warned:
+        read = [storage.read(file, start, 7) for start in range(3)]
+    assert read == 3 * [bytes(7)]
+    assert len(warned) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmjax.data import loader
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.captions import CaptionConfig
@@ -260,3 +261,17 @@ def test_another_record_that_is_bad_is_not_followed() -> None:
     follows = np.concatenate([batch["follows"] for batch in batches])
     assert follows[good].all()
     assert not follows[~good].any()
+
+
+def test_parts_of_a_step_are_joined_row_by_row() -> None:
+    """Whatever they are views of: arrays of the step, of two kinds of rows at once, or of shared memory."""
+    whole, pair = np.arange(12).reshape(4, 3).copy(), np.zeros((2, 2, 3), np.int32)
+    assert loader._joined_rows([whole[:2], whole[2:]]) is whole
+    assert loader._joined_rows([pair[1]]).shape == (2, 3)
+    memory = np.frombuffer(bytearray(4), np.uint8)
+    assert type(loader._joined_rows([memory])) is np.ndarray
+
+
+def test_several_tasks_of_a_step_come_from_several_workers() -> None:
+    config = replace(CONFIG, batch_size=192, text_len=12, captions=CaptionConfig(pair=True))
+    assert_equal(train(config, num_steps=2), train(replace(config, num_workers=2), num_steps=2))

@@ -188,7 +188,13 @@ def test_wrong_parts_are_one_line(config: DataConfig) -> None:
     part = config.mixture[0]
     with pytest.raises(UserError, match=r"data.mixture has .* twice: give it once, with the sum of the weights"):
         open_training(replace(config, mixture=(part, replace(part, weight=2.0))))
-    with pytest.raises(UserError, match="weight = 0 of emoji is not above 0: leave the part out"):
+    with pytest.raises(UserError, match="data.temperature = 0.001 leaves nothing but the largest part"):
+        tempered([1e6, 2.0], 0.001)
+    with pytest.raises(UserError, match="data.num_workers = -1 is below 0"):
+        DataConfig(num_workers=-1)
+    with pytest.raises(UserError, match="weight = inf of emoji is not above 0"):
+        PartConfig("emoji", weight=math.inf)
+    with pytest.raises(UserError, match="weight = 0 of emoji is not above 0, or endless: leave the part out"):
         PartConfig("emoji", weight=0)
 
 

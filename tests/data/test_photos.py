@@ -95,6 +95,9 @@ def test_what_is_no_plain_photo_is_left_to_pillow() -> None:
     exif[photos.ORIENTATION] = 6
     for encoded in (png.getvalue(), jpeg(image, exif=exif), jpeg(image.convert("CMYK")), None, np.asarray(image)):
         assert photos.opened(encoded) is None
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:'
+    xmp += b'Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    assert photos.opened(jpeg(image, xmp=xmp)) is None
     exif[photos.ORIENTATION] = 1
     assert photos.opened(jpeg(image, exif=exif)) is not None
 

@@ -173,8 +173,8 @@ PUT_IN_ORDER = {
 
 
 def as_big_vision(text: str) -> str:
-    """Lower case, without punctuation, and single spaces, in Python alone."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    """Lower case, without punctuation, and single spaces, in Python alone; an underscore is a space."""
+    kept = "".join(letter for letter in text.replace("_", " ").lower() if letter not in string.punctuation)
     return " ".join(kept.split())
 
 
@@ -193,7 +193,9 @@ def test_rules_put_texts_in_order_and_are_part_of_the_tokenizer(rules: str, tmp_
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("text", [TEXT, "l'\u00e9t\u00e9 \u2014 100% [ok] \\o/ ^_^ #1 -- x", "\u5927\u7b11\uff01", ""])
+@pytest.mark.parametrize(
+    "text", [TEXT, "l'\u00e9t\u00e9 \u2014 100% [ok] \\o/ ^_^ #1 -- hot_dog x", "\u5927\u7b11\uff01", ""]
+)
 def test_siglips_rules_are_those_of_big_vision(text: str) -> None:
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     text_rules.add_rules(backend, "siglip")
