@@ -202,6 +202,19 @@ def test_other_data_is_refused_or_accepted_and_recorded(
     assert start_mixed(run, folder, {"train": 1.0, "test": 3.0}) == 0, "it is what the run reads now"
 
 
+def test_what_was_accepted_goes_on_as_it_was(folder: Path, tmp_path: Path) -> None:
+    """A run whose data changed, and that then stopped, reads what one reads that did not stop."""
+    shares = {"train": 1.0, "test": 3.0}
+    for name, stops in (("whole", ["6"]), ("parted", ["4", "6"])):
+        run = tmp_path / name / "run"
+        run.parent.mkdir()
+        assert start_mixed(run, folder, {"train": 1.0}, "--config.train.num_steps=2") == 0
+        for stop in stops:
+            assert start_mixed(run, folder, shares, f"--config.train.num_steps={stop}", "--accept_new_data") == 0
+    assert losses(tmp_path / "parted" / "run") == losses(tmp_path / "whole" / "run")
+    assert len(list(read_lines(tmp_path / "parted" / "run" / "data_changes.jsonl"))) == 1
+
+
 def test_data_that_grew_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The config is the same, and the order would be another."""
     folder = write_image_folder(tmp_path / "images", train=32, test=4)
