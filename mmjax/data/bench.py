@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     values = parse(arguments)
     config = settings(values)
     secs, rate = number(values, "secs", 10.0), number(values, "rate", 0.0)
+    if values["json"] is not None and not Path(values["json"]).absolute().parent.is_dir():
+        raise UserError(f"--json={values['json']} is in a folder that does not exist: make it first")
     measured = measure(config, secs)
     show(Console(), config, measured, rate)
     if values["json"] is not None:
@@ -97,7 +99,10 @@ def _data_of_run(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} holds no run: give the --workdir of python -m mmjax.train")
-    found: dict[str, Any] = json.loads(path.read_text())["data"]
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, or measure with --config") from error
     return found
 
 

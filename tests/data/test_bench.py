@@ -59,6 +59,7 @@ def test_settings_of_a_config_and_of_a_run(folder: Path, tmp_path: Path) -> None
     [
         (["--workdir=/nowhere"], "/nowhere holds no run: give the --workdir of python -m mmjax.train"),
         (["--workdir=/nowhere", "--config=tests/tiny_config.py"], "--config and --workdir each name the settings"),
+        (["--source=emoji", "--json=/nowhere/x.json"], "--json=/nowhere/x.json is in a folder that does not exist"),
         (["--source=emoji", "--secs=long"], "--secs=long is not a number: write --secs=10"),
         (["--source=emojy"], "data.source 'emojy' does not exist: did you mean emoji?"),
         (["--source=emoji", "--config.data.num_thread=2"], "unknown key config.data.num_thread: did you mean num_thre"),
