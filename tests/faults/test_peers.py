@@ -1,5 +1,6 @@
 """Runs of several processes, started by `launch/local.sh`: what becomes of them when one process is lost."""
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, compiled_folder: Path, shared
 def processes_of(launcher: int) -> dict[int, psutil.Process]:
     """The training processes that a launcher has started, by their number."""
     children = psutil.Process(launcher).children()
-    found = {child.environ().get("MMJAX_PROCESS_ID"): child for child in children if "mmjax.train" in child.cmdline()}
+    found = {}
+    for child in children:
+        # What the launcher waits by comes and goes.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "mmjax.train" in child.cmdline():
+                found[child.environ().get("MMJAX_PROCESS_ID")] = child
     return {int(number): child for number, child in found.items() if number is not None}
 
 
