@@ -14,10 +14,10 @@ from rich.console import Console
 
 from mmjax import assembly, command_line, flags, workdir
 from mmjax.data.bad_records import BadRecords
+from mmjax.data.costs import Costs, needs
 from mmjax.data.fingerprint import data_fingerprint
 from mmjax.data.loader import train_batches
 from mmjax.data.mixture import Mixture, changes, continued
-from mmjax.data.notes import Costs, needs
 from mmjax.data.opened import TrainingData, open_training
 from mmjax.data.placement import place
 from mmjax.data.sources.specs import KINDS

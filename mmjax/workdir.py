@@ -7,6 +7,7 @@ from typing import Any
 
 from mmjax import config
 from mmjax.errors import UserError
+from mmjax.whole_files import whole
 
 CONFIG, FINGERPRINT = "config.json", "fingerprint.json"
 CHECKPOINTS = "checkpoints"
@@ -129,10 +130,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all, so that a killed process leaves no half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
+    """Writes the file whole or not at all."""
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _refuse_other_config(workdir: Path, experiment: Mapping[str, Any], may_change: tuple[str, ...]) -> None:

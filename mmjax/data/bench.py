@@ -22,8 +22,9 @@ from mmjax.config import from_dict, to_config_dict
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
+from mmjax.data.cores import num_cores
+from mmjax.data.costs import STAGES, VERBS, Costs, needs
 from mmjax.data.loader import train_batches
-from mmjax.data.notes import STAGES, VERBS, Costs, needs, num_cores
 from mmjax.data.opened import open_training
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.tokenizer import Tokenizer

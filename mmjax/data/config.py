@@ -24,7 +24,7 @@ class DataConfig:
       tokenizer: "emoji" (the shipped one), "emoji+mask" (with a start token and a mask), a folder, or a hub name of
         Hugging Face.
       text_rules: what texts are put in order by before the tokenizer: "none", "plain", "clip" or "siglip" (see
-        `text_rules`).
+        `text_rules`), for tokenizers that keep them.
       locale: language of the emoji captions.
       image_key, text_key: features of a TFDS directory, members of tars ("json/caption" is a field of one), or columns
         of a table; text_key also that of an image folder. Where image_key is "" no pixels are read: of texts alone, or

@@ -11,6 +11,7 @@ import sqlite3
 import warnings
 from typing import Any
 
+from mmjax.data.optional import imported
 from mmjax.errors import UserError
 
 FOLDER, BOUND = "MMJAX_CACHE", "MMJAX_CACHE_BYTES"
@@ -30,10 +31,7 @@ def disk_cache() -> Any | None:
 
 @functools.cache
 def _opened(folder: str, bound: str) -> Any:
-    try:
-        import diskcache  # Here, because data of this machine does without it.
-    except ImportError as error:
-        raise UserError(f"{FOLDER} needs diskcache: pip install -r requirements-remote.txt") from error
+    (diskcache,) = imported(FOLDER, "requirements-remote.txt", "diskcache")
     try:
         return diskcache.Cache(folder, size_limit=num_bytes(bound))
     except (OSError, sqlite3.Error) as error:

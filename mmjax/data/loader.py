@@ -15,9 +15,10 @@ from absl import flags
 
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
+from mmjax.data.costs import Costs
 from mmjax.data.examples import Examples, Made
 from mmjax.data.mixture import Mixture
-from mmjax.data.notes import Costs, joined
+from mmjax.data.notes import joined
 from mmjax.data.order import process_rows
 from mmjax.data.patience import PatientSource
 from mmjax.data.records import Source

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mmjax.data import preprocess
-from mmjax.errors import UserError
+from mmjax.data.optional import imported
 
 FACTORS = (8, 4, 2)
 JPEG, EXIF, XMP = b"\xff\xd8", b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
@@ -137,12 +137,7 @@ def libraries() -> tuple[Any, Any]:
     Raises:
         UserError: they are not installed.
     """
-    try:
-        import cv2  # Here, because only this decoder needs them.
-        import simplejpeg
-    except ImportError as error:
-        raise UserError(
-            "data.augment.decoder = 'turbo' needs simplejpeg and OpenCV: pip install -r requirements-photos.txt"
-        ) from error
+    wanted_by = "data.augment.decoder = 'turbo'"
+    cv2, simplejpeg = imported(wanted_by, "requirements-photos.txt", "cv2", "simplejpeg")
     cv2.setNumThreads(1)
     return cv2, simplejpeg

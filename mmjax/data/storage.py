@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -197,6 +198,8 @@ def read_whole(address: str, folder: str) -> bytes:
     try:
         if not is_remote(address) and not stat.S_ISREG(os.stat(address).st_mode):
             raise BadRecord(f"{address} is not a file")
+        if not is_remote(address):
+            return Path(address).read_bytes()
         filesystem, path = _open(address)
         content: bytes = filesystem.cat_file(path)
         return content

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmjax.whole_files import whole
+
 # One record a group: random access then reads exactly one record.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -51,16 +53,14 @@ def write_shard(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path = Path(_template(folder, about.name, split).sharded_filepath(shard_index=shard, num_shards=num_shards))
-    # Not "pairs-train...": what is there under that name is whole.
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
     num_examples = num_bytes = 0
-    for example in examples:
-        record = _serialize(example, features)
-        writer.write(record)
-        num_examples, num_bytes = num_examples + 1, num_bytes + len(record)
-    writer.close()
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
+        for example in examples:
+            record = _serialize(example, features)
+            writer.write(record)
+            num_examples, num_bytes = num_examples + 1, num_bytes + len(record)
+        writer.close()
     return ShardSize(num_examples, num_bytes)
 
 

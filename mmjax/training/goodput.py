@@ -1,7 +1,6 @@
 """Where the wall time of a run went, over all its starts, and how much of it was training."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import psutil
 
 from mmjax.errors import UserError
 from mmjax.parallel.activity import Activity
+from mmjax.whole_files import whole
 
 FOLDER = "goodput"
 WRITE_EVERY_SECS = 5.0
@@ -73,9 +73,8 @@ class Ledger:
         ended = self._began + sum(secs.values())
         start = Start(self._began, ended, self._first_step, self._last_step, self._first_step_secs, secs)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(vars(start), indent=2) + "\n")
-        os.replace(temporary, self._path)
+        with whole(self._path) as unfinished:
+            unfinished.write_text(json.dumps(vars(start), indent=2) + "\n")
         self._written = time.monotonic()
 
 

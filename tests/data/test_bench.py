@@ -9,7 +9,7 @@ import pytest
 from mmjax import ending
 from mmjax.data import bench
 from mmjax.data.config import DataConfig
-from mmjax.data.notes import Costs
+from mmjax.data.costs import Costs
 from tests.folders import write_image_folder
 
 QUICK = ("--secs=0.2", "--config.data.batch_size=8", "--config.data.num_threads=2", "--config.data.text_len=8")

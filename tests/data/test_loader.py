@@ -12,9 +12,9 @@ from mmjax.data.augment import AugmentConfig
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.captions import CaptionConfig
 from mmjax.data.config import DataConfig
+from mmjax.data.costs import STAGES, Costs
 from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.mixture import Mixture, Part
-from mmjax.data.notes import STAGES, Costs
 from mmjax.data.order import record_index
 from mmjax.data.preprocess import PreprocessConfig, preprocess
 from mmjax.data.records import BadRecord, Record, caption_id

@@ -1,7 +1,7 @@
 """Photos that are cut as they are decoded: close to what Pillow makes of them; all else is left to Pillow."""
 
-import builtins
 import io
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from mmjax.data.augment import AugmentConfig, random_crop
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches, train_batches
+from mmjax.data.opened import open_training
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.tokenizer import Tokenizer
@@ -75,6 +76,19 @@ def test_parts_lie_where_pillow_cuts_them(size: tuple[int, int]) -> None:
         pillows = np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR, box=box)).astype(float)
         one_pixel = 255 * photos._factor(box, side, side) / np.array(size)
         assert (abs(ours - pillows).mean((0, 1))[:2] < one_pixel / 2 + 2).all()
+
+
+@pytest.mark.parametrize("side", [20, 40])
+def test_parts_are_not_shifted_where_sides_are_rounded_up(side: int) -> None:
+    """801 x 603 pixels at an eighth are 101 x 76. A negative tells a shift from what the colours are off."""
+    image, box = gradient((801, 603)), (400.0, 296.0, 800.0, 600.0)
+    off = []
+    for one in (image, Image.fromarray(255 - np.asarray(image))):
+        encoded = jpeg(one)
+        pillows = preprocess.decode(encoded).resize((side, side), Image.Resampling.BILINEAR, box=box)
+        off.append((cut_of(photos.opened(encoded), box, side, side).astype(float) - pillows).mean((0, 1)))
+    pixels = (off[0] - off[1])[:2] / 2 / 255 * (801, 603)
+    assert (abs(pixels) < 0.5).all()
 
 
 @pytest.mark.parametrize(("side", "factor"), [(250, 1), (200, 1), (187, 2), (100, 2), (93, 4), (46, 8), (10, 8)])
@@ -192,17 +206,13 @@ def test_evaluation_is_pillows() -> None:
         np.testing.assert_array_equal(mine["image"], other["image"])
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def refused(name: str, *arguments, **options):
-        if name == "simplejpeg":
-            raise ImportError(name)
-        return imported(name, *arguments, **options)
-
+def test_what_is_missing_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     photos.libraries.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", refused)
-    with pytest.raises(UserError, match=r"needs simplejpeg and OpenCV: pip install -r requirements-photos.txt"):
-        batches(CONFIG, Photos())
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    named = r"'turbo' needs cv2 and simplejpeg: pip install -r requirements-photos.txt"
+    with pytest.raises(UserError, match=named):
+        open_training(CONFIG)
+    # Evaluation has no need of them.
+    assert len(list(eval_batches(CONFIG, Photos(), TOKENIZER, batch_size=5))) == 2
     with pytest.raises(UserError, match="data.augment.decoder 'turbojpeg' does not exist: did you mean turbo"):
         AugmentConfig(decoder="turbojpeg")

@@ -191,15 +191,35 @@ def test_a_finished_folder_is_left_alone_and_another_preparation_refused(
     assert "was prepared otherwise (resize 0 -> 32): give another --out" in capsys.readouterr().err
 
 
+def test_a_source_that_grew_is_another_preparation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [encoded(picture(number)) for number in range(3)]
+    write(tmp_path / "few", "train", images[:2], ["one", "two"])
+    write(tmp_path / "more", "train", images, ["one", "two", "three"])
+    link = tmp_path / "pairs"
+    link.symlink_to(tmp_path / "few")
+    run(link, tmp_path / "out")
+    link.unlink()
+    link.symlink_to(tmp_path / "more")
+    assert ending.status(prepare.main, [f"--source=imagefolder:{link}", f"--out={tmp_path / 'out'}"]) == 2
+    assert "was prepared otherwise (records 2 -> 3): give another --out" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_killed_at_its_first_word_is_used(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / pipeline.WORK).mkdir(parents=True)
+    assert run(folder, tmp_path / "out")["records"] == 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--filter=min_sid=3"], "--filter 'min_sid' does not exist: did you mean min_side"),
         (["--filter=min_side"], "--filter min_side has no value: write --filter min_side=64"),
         (["--filter=min_side=many"], "--filter min_side=many is not a number"),
-        (["--filter=min_side=5000"], "(11 min_side, 1 unreadable): ask for less with --filter"),
+        (["--filter=min_side=5000"], "(11 min_side, 1 unreadable): ask for less"),
         (["--decontaminate=imagefolder:/nowhere"], "data folder /nowhere does not exist"),
         (["--shards=1", "--quality=0"], "--quality=0 is below 1"),
+        (["--shards=-2"], "--shards=-2 is below 1"),
+        (["--workers=-1"], "--workers=-1 is below 0"),
         (["--split=trian"], "split 'trian' does not exist: did you mean train"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+import transformers
 
 from mmjax.data import text_rules
 from mmjax.data.emoji import build_tokenizer
@@ -205,3 +206,16 @@ def test_siglips_rules_are_those_of_big_vision(text: str) -> None:
 def test_rules_that_are_not_there_are_named() -> None:
     with pytest.raises(UserError, match="data.text_rules 'siglip2' does not exist: did you mean siglip?"):
         Tokenizer.load("emoji", "siglip2")
+
+
+def test_a_tokenizer_that_would_lose_rules_is_refused(tmp_path: Path) -> None:
+    """BERT's class makes its own whenever it is loaded; a generic one keeps what was saved."""
+    vocabulary = {
+        word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hot", "dog"])
+    }
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path)
+    assert Tokenizer.load(str(tmp_path)).vocab_size == 7
+    with pytest.raises(
+        UserError, match=r"data.text_rules = 'siglip' has no place in .*: a Bert\w+ makes rules of its own"
+    ):
+        Tokenizer.load(str(tmp_path), "siglip")

@@ -14,19 +14,21 @@ from typing import Any
 from rich.console import Console
 
 from mmjax import ending
-from mmjax.data.notes import num_cores
+from mmjax.data.cores import num_cores
 from mmjax.data.prepare import manifest
 from mmjax.data.prepare.pipeline import opened, prepare
 from mmjax.data.prepare.settings import DEDUPS, LANGUAGES, NUMBERS, Settings, parse_filters
 from mmjax.data.sources.specs import KINDS
+from mmjax.errors import UserError
 
 RECORDS_A_SHARD = 8192
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    settings = settings_of(options)
-    out = Path(options.out)
+    if options.workers < 0:
+        raise UserError(f"--workers={options.workers} is below 0: give 0 for one of each core, or more")
+    settings, out = settings_of(options), Path(options.out)
     say(Console(), out, prepare(settings, out, options.workers or num_cores()))
 
 
@@ -75,7 +77,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.distance,
         options.resize,
         options.quality,
-        max(options.shards, 1),
+        options.shards or 1,
         options.name,
     )
     if options.shards:
@@ -84,7 +86,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def say(console: Console, out: Path, found: dict[str, Any]) -> None:
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items()) or "none"
+    dropped = manifest.in_words(found["dropped"])
     for line in (
         f"kept {found['kept']:,} of {found['records']:,} records ({found['yield']:.1%}); dropped: {dropped}",
         f"{len(found['files'])} shards, {manifest.MANIFEST} and {manifest.SHEET} lie in {out}",

@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from mmjax.data import preprocess
+from mmjax.data.optional import imported
 from mmjax.data.prepare.settings import LANGUAGES, Settings
 from mmjax.data.records import BadRecord, Record, Source, Unreachable
 from mmjax.errors import UserError
+from mmjax.whole_files import whole
 
 KEPT = ""
 UNREADABLE = "unreadable"
@@ -42,9 +44,8 @@ class Facts:
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **vars(self))
-        temporary.replace(path)
+        with whole(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **vars(self))
 
     @staticmethod
     def load(path: Path) -> "Facts":
@@ -133,13 +134,7 @@ def libraries() -> tuple[Any, Any]:
     Raises:
         UserError: they are not installed.
     """
-    try:
-        import imagehash  # Here, because only the preparation of data needs them.
-        import py3langid
-    except ImportError as error:
-        raise UserError(
-            "preparing data needs ImageHash and py3langid: pip install -r requirements-prepare.txt"
-        ) from error
+    imagehash, py3langid = imported("preparing data", "requirements-prepare.txt", "imagehash", "py3langid")
     return imagehash, py3langid
 
 

@@ -16,6 +16,7 @@ from mmjax.data.prepare.facts import KEPT, UNREADABLE, Facts
 from mmjax.data.prepare.settings import Settings
 from mmjax.data.records import BadRecord, Source
 from mmjax.data.tfds_writer import ShardSize
+from mmjax.whole_files import whole
 
 MANIFEST, SHEET = "manifest.json", "samples.png"
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -35,7 +36,7 @@ def manifest(
         "records": len(reasons),
         "kept": int(kept.sum()),
         "yield": float(kept.mean()),
-        "dropped": dict(Counter(reasons[~kept].tolist())),
+        "dropped": dropped(reasons),
         UNREADABLE: [said for part in parts for said in part.said.tolist()],
         "licence": licence_of(settings.source),
         "captions": {
@@ -52,12 +53,22 @@ def manifest(
     }
 
 
+def dropped(reasons: np.ndarray) -> dict[str, int]:
+    """How many records for what, the most first."""
+    return dict(Counter(reasons[reasons != KEPT].tolist()).most_common())
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Of what `dropped` counted."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
+
+
 _COLUMNS = ("chars", "words", "languages", "formats")
 
 
 def shard_paths(folder: Path, settings: Settings) -> list[Path]:
     """The shards, in their order."""
-    return sorted(folder.glob(f"{settings.name}-train.array_record-*"))
+    return sorted(folder.glob(f"{settings.name}-train.array_record-?????-of-?????"))
 
 
 def _file(path: Path, size: ShardSize) -> Mapping[str, Any]:
@@ -82,9 +93,8 @@ def shares(values: np.ndarray) -> dict[str, float]:
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Whole or not at all: a folder that has it is finished."""
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    with whole(folder / MANIFEST) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def draw_sheet(path: Path, source: Source, reasons: np.ndarray) -> None:

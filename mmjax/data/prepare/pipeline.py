@@ -21,6 +21,7 @@ from mmjax.data.records import Source
 from mmjax.data.sources.specs import list_splits, open_source
 from mmjax.data.tfds_writer import ShardSize
 from mmjax.errors import UserError
+from mmjax.whole_files import whole
 
 WORK, ASKED = "unfinished", "asked.json"
 RETRY_SECS = 60.0
@@ -43,7 +44,7 @@ def prepare(settings: Settings, out: Path, num_workers: int) -> dict[str, Any]:
         opened(settings),
         [one for spec in settings.decontaminate for one in splits_of(settings, spec)],
     )
-    finished = claim(settings, out)
+    finished = claim(settings, len(source), out)
     if finished is not None:
         return finished
     parts = parts_of(len(source), settings.shards)
@@ -52,7 +53,8 @@ def prepare(settings: Settings, out: Path, num_workers: int) -> dict[str, Any]:
     reasons = choice.choose(settings, gathered, held_out)
     if not (reasons == facts.KEPT).any():
         shutil.rmtree(out)
-        raise UserError(f"nothing of {settings.source} is left ({summary(reasons)}): ask for less with --filter")
+        dropped = manifest.in_words(manifest.dropped(reasons))
+        raise UserError(f"nothing of {settings.source} is left ({dropped}): ask for less")
     sizes = write(settings, out, list(shards.kept_numbers(reasons, parts)), num_workers)
     manifest.draw_sheet(out / manifest.SHEET, source, reasons)
     found = manifest.manifest(settings, gathered, reasons, sizes, out)
@@ -78,21 +80,38 @@ def write(settings: Settings, out: Path, numbers: Sequence[np.ndarray], num_work
     return sizes
 
 
-def claim(settings: Settings, out: Path) -> dict[str, Any] | None:
-    """The manifest of `out` where it is finished; else makes it the folder of this preparation, or goes on with it."""
-    asked = json.loads(json.dumps(settings.to_dict()))
+def claim(settings: Settings, num_records: int, out: Path) -> dict[str, Any] | None:
+    """The manifest of `out` where it is finished; else makes it the folder of this preparation, or goes on with it.
+
+    Raises:
+        UserError: it is of another preparation, or of a source with another number of records; or it cannot be written.
+    """
+    asked = json.loads(json.dumps({**settings.to_dict(), "records": num_records}))
     if (out / manifest.MANIFEST).exists():
-        found: dict[str, Any] = json.loads((out / manifest.MANIFEST).read_text(encoding="utf-8"))
-        _refuse_other(out, found["settings"], asked)
+        found = _read(out / manifest.MANIFEST)
+        _refuse_other(out, {**found["settings"], "records": found["records"]}, asked)
+        shutil.rmtree(out / WORK, ignore_errors=True)  # It was killed after its last word.
         return found
     if (out / WORK / ASKED).exists():
-        _refuse_other(out, json.loads((out / WORK / ASKED).read_text(encoding="utf-8")), asked)
+        _refuse_other(out, _read(out / WORK / ASKED), asked)
         return None
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and {path.name for path in out.iterdir()} - {WORK}:
         raise UserError(f"{out} holds something else: give another --out")
-    (out / WORK).mkdir(parents=True)
-    (out / WORK / ASKED).write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    try:
+        (out / WORK).mkdir(parents=True, exist_ok=True)
+        with whole(out / WORK / ASKED) as unfinished:
+            unfinished.write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): give another --out") from error
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give another --out") from error
+    return found
 
 
 def _refuse_other(out: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -122,9 +141,8 @@ def gather_part(settings: Settings, path: Path, numbers: range) -> None:
 def write_part(settings: Settings, out: Path, done: Path, shard: int, numbers: np.ndarray) -> None:
     if not done.exists():
         size = shards.write(settings, opened(settings), numbers.tolist(), out, shard)
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(size))
-        temporary.replace(done)
+        with whole(done) as unfinished:
+            unfinished.write_text(json.dumps(size))
 
 
 def in_parallel(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], num_workers: int, what: str) -> None:
@@ -137,9 +155,3 @@ def in_parallel(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], num_
     console = Console(stderr=True)
     for _ in track(done, what, len(jobs), console=console, disable=not console.is_terminal):
         pass
-
-
-def summary(reasons: np.ndarray) -> str:
-    """How many records were dropped for what."""
-    names, counts = np.unique(reasons[reasons != facts.KEPT], return_counts=True)
-    return ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True)) or "none dropped"

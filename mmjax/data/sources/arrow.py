@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
+from mmjax.data.optional import imported
 from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields, slices
 from mmjax.errors import UserError
@@ -117,10 +118,7 @@ def _encoded(rows: Any) -> Any:
 
 
 def _datasets() -> Any:
-    try:
-        import datasets  # Here, because it takes seconds to import, and other data does without it.
-    except ImportError as error:
-        raise UserError("hfds: and parquet: need datasets: pip install -r requirements-hf.txt") from error
+    (datasets,) = imported("hfds: or parquet:", "requirements-hf.txt", "datasets")
     return datasets
 
 

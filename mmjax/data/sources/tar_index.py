@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmjax.data import storage
-from mmjax.data.notes import num_cores
+from mmjax.data.cores import num_cores
 from mmjax.data.sources.tar_samples import Sample, samples_of
 from mmjax.data.storage import File
 from mmjax.errors import UserError

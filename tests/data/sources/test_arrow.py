@@ -121,5 +121,5 @@ def test_errors_are_one_line_with_the_remedy(spec: str, options: dict, message: 
 
 def test_without_the_package_one_line_names_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"need datasets: pip install -r requirements-hf.txt"):
+    with pytest.raises(UserError, match=r"needs datasets: pip install -r requirements-hf.txt"):
         open_source(f"hfds:{saved}", "train")
