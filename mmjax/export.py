@@ -216,7 +216,7 @@ def read_trained(options: argparse.Namespace, experiment: Experiment, kind: Kind
         "step": record["step"],
         "ema": weights.is_average,
         "fingerprint": fingerprint,
-        "data_licence": licences_of(experiment.data),
+        "data_licence": licences_of(experiment.data.training_sources),
         "evaluation": evaluation(options.workdir, record["step"]),
         "versions": record["versions"],
         "experiment": experiment.to_dict(),

@@ -73,3 +73,8 @@ class DataConfig:
         for name in ("num_threads", "num_workers", "prefetch"):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name} = {getattr(self, name)} is below 0: give 0 or more")
+
+    @property
+    def training_sources(self) -> tuple[str, ...]:
+        """What is trained on."""
+        return tuple(part.source for part in self.mixture) or (self.source,)

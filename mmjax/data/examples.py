@@ -12,7 +12,7 @@ from mmjax.data.config import DataConfig
 from mmjax.data.loaded import NO_ANSWER, Loaded, Loader
 from mmjax.data.mixture import Mixture, Part
 from mmjax.data.notes import Notes, Unusable
-from mmjax.data.photos import Photo
+from mmjax.data.photo_headers import Photo
 from mmjax.data.records import BadRecord, Source, Unreachable
 from mmjax.data.shapes import image_shapes, target_shapes
 from mmjax.data.tokenizer import Tokenizer
@@ -124,13 +124,14 @@ class Examples:
         """The records at these positions, and their texts; None where there is none to be used."""
         with notes.costs.timed("read"):
             numbers = [self._mixture.record(seed, position) for position in positions]
-        loaded = [self._load_at(position, number, notes) for position, number in zip(positions, numbers, strict=True)]
-        return [self._drawn(seed, *found) for found in zip(positions, numbers, loaded, strict=True)]
+        rngs = [augment.generator(seed, position) for position in positions]
+        drawn = list(zip(positions, numbers, rngs, strict=True))
+        loaded = [self._load_at(*one, notes) for one in drawn]
+        return [self._drawn(*one, found) for one, found in zip(drawn, loaded, strict=True)]
 
-    def _drawn(self, seed: int, position: int, number: int, loaded: Loaded | None) -> Begun | None:
+    def _drawn(self, position: int, number: int, rng: np.random.Generator, loaded: Loaded | None) -> Begun | None:
         if loaded is None:
             return None
-        rng = augment.generator(seed, position)
         text = captions.choose(loaded.captions, self._config.captions, rng, self._rare_words)
         return Begun(position, number, loaded, rng, text)
 
@@ -199,12 +200,12 @@ class Examples:
         _write(loaded, image)
         return Row(loaded.captions[0], loaded.id, 1.0)
 
-    def _load_at(self, position: int, index: int, notes: Notes) -> Loaded | None:
+    def _load_at(self, position: int, index: int, rng: np.random.Generator, notes: Notes) -> Loaded | None:
         """None also where the record cannot be reached at this position."""
         if position in self._skipped:
             return None
         try:
-            return self._loader.load(index, notes, keep_size=self._config.augment.crops)
+            return self._loader.load(index, notes, keep_size=self._config.augment.crops, rng=rng)
         except Unreachable as error:
             notes.unusable.append(_unreachable(index, position, error))
             return None

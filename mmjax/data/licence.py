@@ -1,9 +1,8 @@
 """The licence of a data set, as far as the data says it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-
-from mmjax.data.config import DataConfig
 
 EMOJI = (
     "Images: Noto Emoji (Google LLC, Apache-2.0), Twemoji (Twitter, Inc and other contributors, CC-BY 4.0), Fluent "
@@ -13,9 +12,8 @@ UNKNOWN = "Not stated by the data. Whoever passes this model on should find out.
 NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md")
 
 
-def licences_of(data: DataConfig) -> str:
-    """What all sources that are trained on say of their licences."""
-    sources = [part.source for part in data.mixture] or [data.source]
+def licences_of(sources: Sequence[str]) -> str:
+    """What all of these data sources say of their licences."""
     said = {source: licence_of(source) for source in sources}
     return said[sources[0]] if len(said) == 1 else "\n\n".join(f"{source}: {found}" for source, found in said.items())
 

@@ -3,12 +3,13 @@
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
-from mmjax.data import photos, preprocess, regions
+from mmjax.data import photo_headers, preprocess, regions
 from mmjax.data.config import DataConfig
 from mmjax.data.notes import Notes, Unusable
-from mmjax.data.photos import Photo
+from mmjax.data.photo_headers import Photo
 from mmjax.data.records import BadRecord, Record, Regions, Source, Unreachable
 
 NO_ANSWER = -1
@@ -61,6 +62,12 @@ class Kept:
                 self._bytes_left -= loaded.num_bytes
 
 
+def _shown(record: Record, rng: np.random.Generator | None) -> bytes | np.ndarray | None:
+    if not record.frames or rng is None:
+        return record.image
+    return record.frames[int(rng.integers(len(record.frames)))]
+
+
 class Loader:
     """Gives the records of a source as the settings want them; safe to use from many threads."""
 
@@ -72,8 +79,12 @@ class Loader:
     def _cuts_photos(self) -> bool:
         return self._config.augment.crops and self._config.augment.decoder == "turbo"
 
-    def load(self, index: int, notes: Notes, *, keep_size: bool) -> Loaded | None:
+    def load(
+        self, index: int, notes: Notes, *, keep_size: bool, rng: np.random.Generator | None = None
+    ) -> Loaded | None:
         """Record `index`, its image scaled but where `keep_size`; None where it cannot be used, which is noted.
+
+        Of a video one frame, drawn by `rng`, or without it the middle one.
 
         Raises:
             Unreachable: it cannot be read now.
@@ -87,24 +98,25 @@ class Loader:
                 record = self._source[index]
             name = record.name
             with notes.costs.timed("decode"):
-                loaded = self._decode(record, keep_size)
+                loaded = self._decode(record, _shown(record, rng), keep_size)
         except Unreachable:
             raise
         except BadRecord as error:
             notes.unusable.append(Unusable(index, name, str(error)))
             return None
-        self._kept.put(index, loaded)
+        if not record.frames:  # The next example of it shows another one.
+            self._kept.put(index, loaded)
         return loaded
 
-    def _decode(self, record: Record, keep_size: bool) -> Loaded:
+    def _decode(self, record: Record, shown: bytes | np.ndarray | None, keep_size: bool) -> Loaded:
         answer = NO_ANSWER if record.answer is None else record.answer
         about = (record.captions, record.id, answer, record.name)
         if record.regions is not None or not self._config.image_key:
             return Loaded(None, record.regions, *about)
-        photo = photos.opened(record.image) if keep_size and self._cuts_photos else None
+        photo = photo_headers.opened(shown) if keep_size and self._cuts_photos else None
         if photo is not None:
             return Loaded(photo, None, *about)
-        image = preprocess.decode(record.image)
+        image = preprocess.decode(shown)
         if not keep_size:
             image = preprocess.resize(image, self._config.preprocess)
         return Loaded(image, None, *about)

@@ -1,7 +1,7 @@
 """One image-text pair, what a source of them is, and what a bad one raises."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,14 +28,16 @@ class Record:
     """One image with its captions.
 
     Attributes:
-      image: encoded bytes (any format that Pillow reads), or uint8 (height, width, 3); None where only its regions are
-        stored.
+      image: encoded bytes (any format that Pillow reads), or uint8 (height, width, 3); of a video its middle frame;
+        None where only its regions are stored.
       captions: the main caption first, then others that also fit the image (for emoji: the label, then its tags).
       class_name: what zero-shot classification should answer, where the source knows it.
       name: where the record comes from, for messages.
       regions: what stands in place of the image's pixels, where the data is read for that.
       answer: the class of the answer to the question that the captions ask, where the data has one.
       path: the file that is the image, where it is one of its own.
+      frames: of a video all that are stored, in their order, each as `image`; a training example shows one of them.
+      licence: what the data says of this image's, where it is asked for; "" where it says nothing.
     """
 
     image: bytes | np.ndarray | None
@@ -45,6 +47,8 @@ class Record:
     regions: Regions | None = None
     answer: int | None = None
     path: str | None = None
+    frames: tuple[bytes | np.ndarray, ...] = ()
+    licence: str = ""
 
     @property
     def id(self) -> int:
@@ -86,6 +90,13 @@ def caption_id(caption: str) -> int:
     """
     digest = hashlib.blake2b(caption.strip().casefold().encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def middle(frames: Sequence[bytes | np.ndarray]) -> bytes | np.ndarray:
+    """The frame that stands for a video; raises BadRecord where there is none."""
+    if not frames:
+        raise BadRecord("it has no frame")
+    return frames[len(frames) // 2]
 
 
 def require_caption(caption: object) -> str:

@@ -71,7 +71,7 @@ def find(pattern: str) -> list[File]:
 
 
 def _lookup(address: str) -> list[File]:
-    filesystem, path = _open(address)
+    filesystem, path = filesystem_of(address)
     with_prefix = filesystem.unstrip_protocol if is_remote(address) else str
     facts = patiently(lambda: _facts(filesystem, path, address), address)
     return [File(with_prefix(fact["name"]), _size_of(fact, address), _version_of(fact)) for fact in facts]
@@ -94,7 +94,7 @@ def patiently(read: Callable[[], T], address: str) -> T:
     except UserError:
         raise
     except Exception as error:  # Each storage has errors of its own.
-        raise UserError(f"{address} cannot be read ({_reason(error)}): check the path, and who may read it") from error
+        raise UserError(f"{address} cannot be read ({reason(error)}): check the path, and who may read it") from error
 
 
 def _facts(filesystem: Any, path: str, address: str) -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ def _read(address: str, start: int, num_bytes: int) -> bytes:
 
 
 def _read_remote(address: str, start: int, num_bytes: int) -> bytes:
-    filesystem, path = _open(address)
+    filesystem, path = filesystem_of(address)
     found: bytes = filesystem.cat_file(path, start=start, end=start + num_bytes)
     return found
 
@@ -200,7 +200,7 @@ def read_whole(address: str, folder: str) -> bytes:
             raise BadRecord(f"{address} is not a file")
         if not is_remote(address):
             return Path(address).read_bytes()
-        filesystem, path = _open(address)
+        filesystem, path = filesystem_of(address)
         content: bytes = filesystem.cat_file(path)
         return content
     except BadRecord:
@@ -213,7 +213,7 @@ def read_whole(address: str, folder: str) -> bytes:
 
 def _failed(address: str, folder: str, error: Exception) -> BadRecord:
     """What the error says of the file, or of its storage: without its folder nothing can be said of a file."""
-    problem = f"{address} cannot be read ({_reason(error)})"
+    problem = f"{address} cannot be read ({reason(error)})"
     is_there = is_remote(folder) or os.path.isdir(folder or ".")
     return Unreachable(problem) if _passes(error) or not is_there else BadRecord(problem)
 
@@ -267,7 +267,7 @@ def local_path(address: str) -> str:
 
 def open_file(file: File) -> Any:
     """The file, opened for reading; of one that lies elsewhere parts of `READ_AHEAD_BYTES` are fetched."""
-    filesystem, path = _open(file.address)
+    filesystem, path = filesystem_of(file.address)
     if not is_remote(file.address):
         return filesystem.open(path, "rb")
     ahead = {"cache_type": "readahead", "block_size": READ_AHEAD_BYTES}
@@ -275,7 +275,12 @@ def open_file(file: File) -> Any:
 
 
 @functools.lru_cache(maxsize=2**16)
-def _open(address: str) -> tuple[Any, str]:
+def filesystem_of(address: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and the path in it.
+
+    Raises:
+        UserError: its library is not installed, or no storage is called that.
+    """
     if not is_remote(address):
         # Whatever letters it has: fsspec would take some for more than a path.
         return fsspec.filesystem("file"), address
@@ -298,6 +303,7 @@ def _patience() -> Any:
     return aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECS, sock_read=SILENT_SECS)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What a storage's error says, on one line."""
     cause = error.__cause__ or error
     return " ".join(str(getattr(cause, "strerror", None) or cause).split()) or type(cause).__name__

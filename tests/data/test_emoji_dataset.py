@@ -16,7 +16,7 @@ from mmjax.data.emoji.families import ALIKE, PARTS, family_of, part_of
 from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.records import caption_id
 from mmjax.data.sources.specs import open_source
-from mmjax.data.sources.tfds import open_builder, open_split
+from mmjax.data.sources.tfds_folder import open_builder, open_split
 
 HERE = Path(mmjax.data.emoji.__file__).parent
 VENDORS = ("noto", "twemoji", "fluent")

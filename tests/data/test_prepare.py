@@ -1,5 +1,6 @@
 """Data is prepared as asked: what is dropped has its reason, what is kept is a pair, and what was killed goes on."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ from mmjax import ending
 from mmjax.data.prepare import __main__ as prepare
 from mmjax.data.prepare import choice, facts, manifest, pipeline, shards
 from mmjax.data.prepare.facts import exact_hash, perceptual_hash
+from mmjax.data.prepare.folder import WORK, Folder
 from mmjax.data.prepare.settings import Settings
 from mmjax.data.records import BadRecord, Record, Unreachable
 from mmjax.data.sources.specs import open_source
@@ -161,6 +163,23 @@ def test_a_killed_preparation_goes_on(folder: Path, tmp_path: Path, step: str, m
         assert (tmp_path / "parted" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_licences_are_counted_filtered_and_kept(folder: Path, tmp_path: Path) -> None:
+    """Of images whose licence is said, and of one whose is not."""
+    (tmp_path / "pairs").mkdir()
+    names = {0: "cc0", 1: "by", 2: "cc0", 3: " by-nc "}
+    lines = [
+        {"file_name": str(folder / "train" / f"{number}.img"), "text": f"a caption of picture {number}", "of": licence}
+        for number, licence in names.items()
+    ] + [{"file_name": str(folder / "train" / "4.img"), "text": "a caption of picture 4"}]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = run(tmp_path / "pairs", tmp_path / "all", "--licence-key=of")
+    assert found["licences"] == {"cc0": 0.4, "by": 0.2, "by-nc": 0.2, "": 0.2}
+    found = run(tmp_path / "pairs", tmp_path / "some", "--licence-key=of", "--filter=licences=cc0,by")
+    assert (found["kept"], found["dropped"]) == (3, {"licences": 2})
+    written = open_source(f"tfds:{tmp_path / 'some'}", "train", licence_key="licence")
+    assert [written[number].licence for number in range(3)] == ["cc0", "by", "cc0"]
+
+
 @pytest.mark.sheet
 def test_the_sheet_shows_what_is_kept_and_what_is_not(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out", "--dedup=perceptual", "--filter=min_side=64")
@@ -204,8 +223,23 @@ def test_a_source_that_grew_is_another_preparation(tmp_path: Path, capsys: pytes
     assert "was prepared otherwise (records 2 -> 3): give another --out" in capsys.readouterr().err
 
 
+def test_files_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = Folder.at(str(tmp_path / "out"))
+    assert out.names() == set()
+    out.claim()
+    out.write(f"{WORK}/a.txt", b"a")
+    with contextlib.suppress(KeyboardInterrupt), out.filled() as made:
+        (made / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert out.names() == {WORK}
+    assert Folder.at(str(tmp_path / "out" / WORK)).names() == {"a.txt"}
+    out.remove()
+    out.remove()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_was_killed_at_its_first_word_is_used(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / pipeline.WORK).mkdir(parents=True)
+    (tmp_path / "out" / WORK).mkdir(parents=True)
     assert run(folder, tmp_path / "out")["records"] == 12
 
 
@@ -220,6 +254,8 @@ def test_a_folder_that_was_killed_at_its_first_word_is_used(folder: Path, tmp_pa
         (["--shards=1", "--quality=0"], "--quality=0 is below 1"),
         (["--shards=-2"], "--shards=-2 is below 1"),
         (["--workers=-1"], "--workers=-1 is below 0"),
+        (["--filter=licences=cc0"], "--filter licences=... needs to know where they are: give --licence-key"),
+        (["--licence-key=license"], "licence_key 'license' does not exist: did you mean"),
         (["--split=trian"], "split 'trian' does not exist: did you mean train"),
     ],
 )
@@ -261,7 +297,7 @@ def test_what_changes_in_between_is_said() -> None:
         shards._again(Gone(), 4)
 
 
-def test_near_hashes_are_those_that_a_direct_count_finds() -> None:
+def test_near_hashes_are_those_that_a_direct_count_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 300 hashes, many of which differ in a few bits of one another."""
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 60, np.uint64)
@@ -269,7 +305,8 @@ def test_near_hashes_are_those_that_a_direct_count_finds() -> None:
         np.uint64(sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, 8), replace=False))) for _ in range(300)
     ]
     hashes = np.unique(base[rng.integers(0, 60, 300)] ^ np.array(flips, np.uint64))[:, None]
-    for reach in (0, 1, 4, 7):
+    for reach, blocks in ((0, 1), (1, 2), (1, 4), (4, 5), (4, 7), (7, 8)):
+        monkeypatch.setattr(choice, "num_blocks", lambda *_, blocks=blocks: blocks)
         found = {
             tuple(sorted(pair))
             for left, right in choice.near_pairs(hashes, reach)
@@ -279,6 +316,20 @@ def test_near_hashes_are_those_that_a_direct_count_finds() -> None:
         expected = {(i, j) for i, j in itertools.combinations(range(len(hashes)), 2) if apart[i, j] <= reach}
         assert found == (expected if reach else set())
         assert len(expected) > 20 or reach < 4
+
+
+@pytest.mark.parametrize(("num_hashes", "blocks"), [(10, 5), (10**7, 6), (10**9, 7)])
+def test_more_hashes_are_told_apart_by_more_blocks(num_hashes: int, blocks: int) -> None:
+    assert choice.num_blocks(num_hashes, 4) == blocks
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, 1), (1, 2), (500, 1), (500, 2)])
+def test_kinds_are_numpys_unique(size: int, words: int) -> None:
+    hashes = np.random.default_rng(0).integers(0, 12, (size, words), np.uint64)
+    kinds, which = choice._kinds(hashes)
+    np.testing.assert_array_equal(kinds[which], hashes)
+    np.testing.assert_array_equal(np.unique(kinds, axis=0), np.unique(hashes, axis=0))
+    assert len(kinds) == len(np.unique(hashes, axis=0))
 
 
 def test_hashes_tell_images_apart() -> None:

@@ -1,6 +1,7 @@
 """Data of an S3-compatible store, which runs here: read by range as files are, and what it refuses is said."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ import s3fs
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
+from mmjax import ending
 from mmjax.data import storage
+from mmjax.data.prepare import __main__ as prepare
+from mmjax.data.prepare.folder import Folder
+from mmjax.data.prepare.runners import Job, Runner
 from mmjax.data.records import BadRecord, Unreachable
 from mmjax.data.sources.specs import open_source
 from mmjax.errors import UserError
@@ -38,7 +43,7 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    storage._open.cache_clear()
+    storage.filesystem_of.cache_clear()
     files = s3fs.S3FileSystem()
     files.mkdir(BUCKET)
     write_shards(tmp_path / "tars")
@@ -46,7 +51,7 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield files
     files.rm(BUCKET, recursive=True)
     s3fs.S3FileSystem.clear_instance_cache()
-    storage._open.cache_clear()
+    storage.filesystem_of.cache_clear()
 
 
 @pytest.mark.parametrize("pattern", ["{00000..00002}.tar", "*.tar"])
@@ -104,8 +109,42 @@ def test_a_refusal_that_may_pass_is_asked_again(
     def refused(*arguments: object, **options: object) -> bytes:
         raise OSError("it was refused") from refusal
 
-    filesystem, _ = storage._open(f"s3://{BUCKET}/tars/00000.tar")
+    filesystem, _ = storage.filesystem_of(f"s3://{BUCKET}/tars/00000.tar")
     monkeypatch.setattr(filesystem, "cat_file", refused)
     with pytest.raises(BadRecord, match="00000.tar cannot be read") as caught:
         source[0]
     assert isinstance(caught.value, Unreachable) == passes
+
+
+def test_what_is_prepared_goes_to_a_bucket(bucket: s3fs.S3FileSystem, tmp_path: Path) -> None:
+    """The same files as here, killed and continued, and none in the folder of another preparation."""
+    given = [f"--source=wds:s3://{BUCKET}/tars/*.tar", "--dedup=exact", "--shards=3", "--workers=1"]
+    assert ending.status(prepare.main, [*given, f"--out={tmp_path / 'out'}"]) == 0
+    there = f"s3://{BUCKET}/prepared"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "prepare", partial(_killed_while_writing, prepare.prepare))
+        assert ending.status(prepare.main, [*given, f"--out={there}"]) == 130
+    assert len(bucket.ls(f"{BUCKET}/prepared/unfinished")) == 5, "what was asked, three parts that are looked at, and 1"
+    assert ending.status(prepare.main, [*given, f"--out={there}"]) == 0
+    here = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    bucket.invalidate_cache()
+    assert {path.rpartition("/")[2]: bucket.cat(path) for path in bucket.ls(f"{BUCKET}/prepared")} == here
+    assert ending.status(prepare.main, [*given, f"--out={there}"]) == 0
+    assert ending.status(prepare.main, [*given, "--resize=8", f"--out={there}"]) == 2
+
+
+def _killed_while_writing(inner: Callable, settings: object, folder: Folder, run: Runner) -> None:
+    def killed(work: Callable[..., None], jobs: Sequence[Job], what: str) -> None:
+        run(work, jobs if what == "looking" else jobs[:1], what)
+        if what == "writing":
+            raise KeyboardInterrupt
+
+    inner(settings, folder, killed)
+
+
+def test_a_bucket_that_is_not_there_is_one_line(
+    bucket: s3fs.S3FileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--source=wds:{tmp_path}/tars/*.tar", "--workers=1", "--out=s3://nowhere/prepared"]
+    assert ending.status(prepare.main, given) == 2
+    assert "error: s3://nowhere/prepared cannot be used" in capsys.readouterr().err

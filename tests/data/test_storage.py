@@ -155,7 +155,7 @@ def test_a_storage_without_its_package_names_it(monkeypatch: pytest.MonkeyPatch)
     def missing(address: str) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    storage._open.cache_clear()
+    storage.filesystem_of.cache_clear()
     monkeypatch.setattr(storage.fsspec.core, "url_to_fs", missing)
     with pytest.raises(UserError, match=r"s3://a/b.tar: Install s3fs .*; pip install -r requirements-remote.txt"):
         storage.find("s3://a/b.tar")

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Record, check_index
-from mmjax.data.sources.tfds import open_builder, open_split
+from mmjax.data.sources.tfds_folder import open_builder, open_split
 
 HERE = Path(__file__).parent
 

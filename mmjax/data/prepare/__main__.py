@@ -1,35 +1,36 @@
 """Prepares data for training: `python -m mmjax.data.prepare --source SPEC --out DIR [--dedup perceptual] ...`.
 
 Writes shards of ArrayRecord, which `--data tfds:DIR` reads, with a manifest of what was kept and why not, and a sheet
-of samples. Run again after it was killed, it goes on with the parts that are not done.
+of samples. Run again after it was killed, it goes on with the parts that are not done. All cores of this machine do it,
+or with --beam the machines that a runner of Apache Beam finds.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from mmjax import ending
 from mmjax.data.cores import num_cores
-from mmjax.data.prepare import manifest
-from mmjax.data.prepare.pipeline import opened, prepare
-from mmjax.data.prepare.settings import DEDUPS, LANGUAGES, NUMBERS, Settings, parse_filters
+from mmjax.data.prepare import manifest, runners
+from mmjax.data.prepare.folder import Folder
+from mmjax.data.prepare.parts import opened
+from mmjax.data.prepare.pipeline import prepare
+from mmjax.data.prepare.settings import DEDUPS, LANGUAGES, LICENCES, NUMBERS, RECORDS_A_PART, Settings, parse_filters
 from mmjax.data.sources.specs import KINDS
 from mmjax.errors import UserError
-
-RECORDS_A_SHARD = 8192
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.workers < 0:
         raise UserError(f"--workers={options.workers} is below 0: give 0 for one of each core, or more")
-    settings, out = settings_of(options), Path(options.out)
-    say(Console(), out, prepare(settings, out, options.workers or num_cores()))
+    run = runners.beam(options.beam) if options.beam else runners.processes(options.workers or num_cores())
+    folder = Folder.at(options.out)
+    say(Console(), folder, prepare(settings_of(options), folder, run))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -38,8 +39,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="train")
     parser.add_argument("--image-key", default="image")
     parser.add_argument("--text-key", default="text")
-    parser.add_argument("--out", required=True, help="folder to write")
-    names = ", ".join((*NUMBERS, LANGUAGES))
+    parser.add_argument("--licence-key", default="", help="what names the licence of each image (nothing does)")
+    parser.add_argument("--out", required=True, help="folder to write, here or in an object store")
+    names = ", ".join((*NUMBERS, LANGUAGES, LICENCES))
     parser.add_argument(
         "--filter", action="append", default=[], metavar="NAME=VALUE", help=f"one of {names}; repeatable"
     )
@@ -57,6 +59,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=0, help="files to write; 0 is one for each 8,192 records")
     parser.add_argument("--name", default="pairs", help="what the data set is called (pairs)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one for each core")
+    parser.add_argument(
+        "--beam", default="", metavar="'RUNNER --OPTION=VALUE ...'", help="Apache Beam's, such as DataflowRunner"
+    )
     return parser.parse_args(arguments)
 
 
@@ -68,29 +73,31 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """
     settings = Settings(
         options.source,
-        options.split,
-        options.image_key,
-        options.text_key,
-        parse_filters(options.filter),
-        options.dedup,
-        tuple(options.decontaminate),
-        options.distance,
-        options.resize,
-        options.quality,
-        options.shards or 1,
-        options.name,
+        split=options.split,
+        image_key=options.image_key,
+        text_key=options.text_key,
+        licence_key=options.licence_key,
+        filters=parse_filters(options.filter),
+        dedup=options.dedup,
+        decontaminate=tuple(options.decontaminate),
+        distance=options.distance,
+        resize=options.resize,
+        quality=options.quality,
+        shards=options.shards or 1,
+        name=options.name,
     )
     if options.shards:
         return settings
-    return replace(settings, shards=max(1, -(-len(opened(settings)) // RECORDS_A_SHARD)))
+    return replace(settings, shards=max(1, -(-len(opened(settings)) // RECORDS_A_PART)))
 
 
-def say(console: Console, out: Path, found: dict[str, Any]) -> None:
+def say(console: Console, out: Folder, found: dict[str, Any]) -> None:
     dropped = manifest.in_words(found["dropped"])
+    where = "copy it to a DIR of the machines that train, " if out.is_remote else ""
     for line in (
         f"kept {found['kept']:,} of {found['records']:,} records ({found['yield']:.1%}); dropped: {dropped}",
         f"{len(found['files'])} shards, {manifest.MANIFEST} and {manifest.SHEET} lie in {out}",
-        f"next: python -m mmjax.train --config FILE --data tfds:{out} --workdir DIR",
+        f"next: {where}python -m mmjax.train --config FILE --data tfds:{'DIR' if where else out} --workdir DIR",
     ):
         console.print(line, highlight=False, soft_wrap=True)
 

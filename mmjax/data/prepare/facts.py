@@ -3,21 +3,22 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from mmjax.data import preprocess
 from mmjax.data.optional import imported
-from mmjax.data.prepare.settings import LANGUAGES, Settings
+from mmjax.data.prepare.settings import LANGUAGES, LICENCES, Settings
 from mmjax.data.records import BadRecord, Record, Source, Unreachable
 from mmjax.errors import UserError
-from mmjax.whole_files import whole
 
 KEPT = ""
 UNREADABLE = "unreadable"
+NAMES_OF = (LANGUAGES, LICENCES)
+"""Facts that are names, of which a filter says the wanted ones."""
+LICENCE_TYPE = "U64"
 MOST_SAID = 100
 """Unreadable records of a part whose reason is kept in full."""
 
@@ -28,7 +29,8 @@ class Facts:
 
     exact is uint64 (n, 2), half of the SHA-256 of the encoded image; looks uint64 (n,), the perceptual hash; sides
     int32 (n, 2), width and height; chars and words int32 (n,), of the main caption; formats and languages (n,) short
-    names. said are names of records and what is wrong with them.
+    names; licences (n,) as the data says them, "" where it does not. said are names of records and what is wrong with
+    them.
     """
 
     start: int
@@ -40,16 +42,18 @@ class Facts:
     words: np.ndarray
     formats: np.ndarray
     languages: np.ndarray
+    licences: np.ndarray
     said: np.ndarray
 
-    def save(self, path: Path) -> None:
-        """Whole or not at all."""
-        with whole(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, **vars(self))
+    def to_bytes(self) -> bytes:
+        """What `load` reads."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **vars(self))
+        return buffer.getvalue()
 
     @staticmethod
-    def load(path: Path) -> "Facts":
-        with np.load(path) as found:
+    def load(file: IO[bytes]) -> "Facts":
+        with np.load(file) as found:
             return Facts(int(found["start"]), **{name: found[name] for name in found.files if name != "start"})
 
 
@@ -66,6 +70,7 @@ def gather(settings: Settings, source: Source, numbers: range) -> Facts:
         words=np.zeros(size, np.int32),
         formats=np.full(size, "", "U8"),
         languages=np.full(size, "", "U8"),
+        licences=np.full(size, "", LICENCE_TYPE),
         said=np.array([], "U200"),
     )
     said = []
@@ -91,7 +96,7 @@ def _fill(found: Facts, row: int, record: Record, settings: Settings) -> None:
     found.formats[row] = _format(record.image)
     if settings.measure == "perceptual":
         found.looks[row] = perceptual_hash(image)
-    found.languages[row] = language(caption)
+    found.languages[row], found.licences[row] = language(caption), record.licence
     found.reasons[row] = _refusal(found, row, settings)
 
 
@@ -100,8 +105,8 @@ def _refusal(found: Facts, row: int, settings: Settings) -> str:
     short, long = sorted(map(int, found.sides[row]))
     values = {"side": short, "ratio": long / short, "chars": int(found.chars[row]), "words": int(found.words[row])}
     for name, wanted in settings.filters:
-        if name == LANGUAGES:
-            passes = found.languages[row] in wanted.split(",")
+        if name in NAMES_OF:
+            passes = getattr(found, name)[row] in wanted.split(",")
         else:
             bound, _, what = name.partition("_")
             passes = values[what] >= float(wanted) if bound == "min" else values[what] <= float(wanted)

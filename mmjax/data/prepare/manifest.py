@@ -1,10 +1,9 @@
 """What became of a source: numbers for scripts, and a sheet of pictures for people."""
 
-import hashlib
 import json
 import textwrap
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from mmjax.data import preprocess
 from mmjax.data.licence import licence_of
 from mmjax.data.prepare.facts import KEPT, UNREADABLE, Facts
 from mmjax.data.prepare.settings import Settings
+from mmjax.data.prepare.shards import Shard
 from mmjax.data.records import BadRecord, Source
-from mmjax.data.tfds_writer import ShardSize
-from mmjax.whole_files import whole
 
 MANIFEST, SHEET = "manifest.json", "samples.png"
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -25,32 +23,52 @@ THUMBNAIL = 160
 
 
 def manifest(
-    settings: Settings, parts: Sequence[Facts], reasons: np.ndarray, sizes: Sequence[ShardSize], folder: Path
+    settings: Settings, parts: Iterable[Facts], reasons: np.ndarray, written: Sequence[Shard]
 ) -> dict[str, Any]:
     """The yield, why records were dropped, what the kept ones are, and the hashes of all files."""
     kept = reasons == KEPT
-    sides = np.concatenate([part.sides for part in parts])[kept]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])[kept] for name in _COLUMNS}
+    seen = _Seen()
+    for part in parts:
+        seen.add(part, kept[part.start : part.start + len(part.reasons)])
     return {
         "settings": settings.to_dict(),
         "records": len(reasons),
         "kept": int(kept.sum()),
         "yield": float(kept.mean()),
         "dropped": dropped(reasons),
-        UNREADABLE: [said for part in parts for said in part.said.tolist()],
+        UNREADABLE: seen.said,
         "licence": licence_of(settings.source),
+        "licences": shares(seen.names["licences"]) if settings.licence_key else {},
         "captions": {
-            "chars": percentiles(columns["chars"]),
-            "words": percentiles(columns["words"]),
-            "languages": shares(columns["languages"]),
+            "chars": percentiles(seen.numbers["chars"]),
+            "words": percentiles(seen.numbers["words"]),
+            "languages": shares(seen.names["languages"]),
         },
         "images": {
-            "shorter_side": percentiles(sides.min(1) if len(sides) else sides[:, 0]),
-            "longer_side": percentiles(sides.max(1) if len(sides) else sides[:, 0]),
-            "formats": shares(columns["formats"]),
+            "shorter_side": percentiles(seen.numbers["shorter_side"]),
+            "longer_side": percentiles(seen.numbers["longer_side"]),
+            "formats": shares(seen.names["formats"]),
         },
-        "files": [_file(path, size) for path, size in zip(shard_paths(folder, settings), sizes, strict=True)],
+        "files": [shard._asdict() for shard in written],
     }
+
+
+class _Seen:
+    """What is said of the records that are kept: numbers of each of them, counts of names, and what was unreadable."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.names: dict[str, Counter[str]] = defaultdict(Counter)
+        self.said: list[str] = []
+
+    def add(self, part: Facts, kept: np.ndarray) -> None:
+        sides = np.sort(part.sides[kept], axis=1)
+        numbers = {"chars": part.chars[kept], "words": part.words[kept]}
+        for name, values in (numbers | {"shorter_side": sides[:, 0], "longer_side": sides[:, 1]}).items():
+            self.numbers[name].append(values)
+        for name in ("languages", "licences", "formats"):
+            self.names[name].update(getattr(part, name)[kept].tolist())
+        self.said += part.said.tolist()
 
 
 def dropped(reasons: np.ndarray) -> dict[str, int]:
@@ -63,38 +81,20 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
-_COLUMNS = ("chars", "words", "languages", "formats")
+def percentiles(parts: Sequence[np.ndarray]) -> dict[str, float]:
+    """Of the values of all parts, by their number, "50" the median."""
+    values = np.percentile(np.concatenate(parts), PERCENTILES)
+    return {str(name): float(value) for name, value in zip(PERCENTILES, values, strict=True)}
 
 
-def shard_paths(folder: Path, settings: Settings) -> list[Path]:
-    """The shards, in their order."""
-    return sorted(folder.glob(f"{settings.name}-train.array_record-?????-of-?????"))
+def shares(counts: Counter[str]) -> dict[str, float]:
+    """Of each name, the largest first."""
+    return {name: count / counts.total() for name, count in counts.most_common()}
 
 
-def _file(path: Path, size: ShardSize) -> Mapping[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "records": size.num_examples, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def percentiles(values: np.ndarray) -> dict[str, float]:
-    """By their number, "50" the median."""
-    if not len(values):
-        return {}
-    return {
-        str(name): float(value) for name, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
-    }
-
-
-def shares(values: np.ndarray) -> dict[str, float]:
-    """Of each value, the largest first."""
-    return {str(value): count / len(values) for value, count in Counter(values.tolist()).most_common()}
-
-
-def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Whole or not at all: a folder that has it is finished."""
-    with whole(folder / MANIFEST) as unfinished:
-        unfinished.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def as_bytes(values: Mapping[str, Any]) -> bytes:
+    """JSON for scripts, and for people."""
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def draw_sheet(path: Path, source: Source, reasons: np.ndarray) -> None:

@@ -9,7 +9,9 @@ from mmjax.errors import UserError
 
 DEDUPS = ("none", "exact", "perceptual")
 NUMBERS = ("min_side", "max_ratio", "min_chars", "max_chars", "min_words", "max_words")
-LANGUAGES = "languages"
+LANGUAGES, LICENCES = "languages", "licences"
+RECORDS_A_PART = 8192
+"""Of a source, which one process does at a time, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,10 @@ class Settings:
 
     Attributes:
       source, split, image_key, text_key: as those of `DataConfig`.
+      licence_key: what names the licence of each image, as `text_key` names captions; "" where nothing does.
       filters: names and values, what a record must have (see `NUMBERS`): the shorter side in pixels, longer over
-        shorter, letters and words of the main caption; "languages" are codes with commas, of which it has to be one.
+        shorter, letters and words of the main caption; "languages" are codes with commas, of which it has to be one,
+        and "licences" what the image's may be.
       dedup: "exact" keeps one record of each image, byte for byte; "perceptual" one of images that look the same.
       decontaminate: sources of evaluations, whose images are kept out, by the same measure ("exact" where there is
         none).
@@ -34,6 +38,7 @@ class Settings:
     split: str = "train"
     image_key: str = "image"
     text_key: str = "text"
+    licence_key: str = ""
     filters: tuple[tuple[str, str], ...] = ()
     dedup: str = "none"
     decontaminate: tuple[str, ...] = ()
@@ -47,8 +52,10 @@ class Settings:
         if self.dedup not in DEDUPS:
             raise unknown_name("--dedup", self.dedup, DEDUPS)
         for name, value in self.filters:
-            if name != LANGUAGES and name not in NUMBERS:
-                raise unknown_name("--filter", name, (*NUMBERS, LANGUAGES))
+            if name not in (*NUMBERS, LANGUAGES, LICENCES):
+                raise unknown_name("--filter", name, (*NUMBERS, LANGUAGES, LICENCES))
+            if name == LICENCES and not self.licence_key:
+                raise UserError("--filter licences=... needs to know where they are: give --licence-key")
             if name in NUMBERS and not _is_number(value):
                 raise UserError(f"--filter {name}={value} is not a number: write --filter {name}=64")
         bounds = {"shards": 1, "resize": 0, "distance": 0, "quality": 1}

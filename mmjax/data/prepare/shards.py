@@ -1,9 +1,10 @@
 """The records that are kept, as shards of ArrayRecord."""
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,11 +16,21 @@ from mmjax.data.tfds_writer import Description, ShardSize, write_info, write_sha
 from mmjax.errors import UserError
 
 
+class Shard(NamedTuple):
+    """A file that was written: its name, its records and their bytes, and the bytes and the SHA-256 of all of it."""
+
+    name: str
+    records: int
+    record_bytes: int
+    bytes: int
+    sha256: str
+
+
 def describe(settings: Settings) -> Description:
     return Description(settings.name, "1.0.0", f"Image-text pairs of {settings.source} ({settings.split}), prepared.")
 
 
-def features() -> Any:
+def features(settings: Settings) -> Any:
     """What a record has."""
     import tensorflow_datasets as tfds  # Here, because it takes most of a second to import.
 
@@ -30,13 +41,18 @@ def features() -> Any:
             "text": tfds.features.Sequence(text(), doc="captions, the main one first"),
             "name": text(doc="where it comes from"),
         }
+        | ({"licence": text(doc="of the image, as the source says it")} if settings.licence_key else {})
     )
 
 
-def write(settings: Settings, source: Source, numbers: Sequence[int], folder: Path, shard: int) -> ShardSize:
-    """Writes these records as one shard."""
+def write(settings: Settings, source: Source, numbers: Sequence[int], folder: Path, shard: int) -> Shard:
+    """Writes these records as one shard, the one file in an empty folder of this machine."""
     examples = (_example(_again(source, number), settings) for number in numbers)
-    return write_shard(folder, describe(settings), "train", shard, settings.shards, examples, features())
+    size = write_shard(folder, describe(settings), "train", shard, settings.shards, examples, features(settings))
+    (path,) = folder.iterdir()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Shard(path.name, size.num_examples, size.num_bytes, path.stat().st_size, digest)
 
 
 def _again(source: Source, number: int) -> Record:
@@ -49,13 +65,15 @@ def _again(source: Source, number: int) -> Record:
         raise UserError(f"record {number} is not what it was ({error}): prepare it anew in another --out") from error
 
 
-def write_facts(settings: Settings, folder: Path, sizes: Sequence[ShardSize]) -> None:
+def write_facts(settings: Settings, folder: Path, written: Sequence[Shard]) -> None:
     """Writes what TFDS reads the shards by."""
-    write_info(folder, describe(settings), features(), {"train": sizes})
+    sizes = [ShardSize(shard.records, shard.record_bytes) for shard in written]
+    write_info(folder, describe(settings), features(settings), {"train": sizes})
 
 
 def _example(record: Record, settings: Settings) -> Mapping[str, Any]:
-    return {"image": _image(record.image, settings), "text": list(record.captions), "name": record.name}
+    example = {"image": _image(record.image, settings), "text": list(record.captions), "name": record.name}
+    return example | ({"licence": record.licence} if settings.licence_key else {})
 
 
 def _image(image: bytes | np.ndarray | None, settings: Settings) -> bytes:

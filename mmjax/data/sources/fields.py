@@ -1,10 +1,15 @@
 """What a record's fields say: a place in nested fields, captions, and an image in the forms that formats have."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mmjax.data import storage
-from mmjax.data.records import BadRecord, require_caption
+from mmjax.data.records import BadRecord, middle, require_caption
+
+LICENCE_SETTING = "licence_key"
+"""What messages call the setting that names it."""
 
 
 def field(fields: Any, place: str) -> Any:
@@ -16,6 +21,15 @@ def field(fields: Any, place: str) -> Any:
     except (KeyError, TypeError, IndexError) as error:
         raise BadRecord(f"it has no {place!r}") from error
     return value
+
+
+def licence(fields: Any, place: str) -> str:
+    """The text at `place`; "" where `place` is "" or there is none, which is no reason to do without the record."""
+    try:
+        value = field(fields, place) if place else None
+    except BadRecord:
+        return ""
+    return "" if value is None else str(value).strip()
 
 
 def captions(value: Any) -> tuple[str, ...]:
@@ -40,3 +54,26 @@ def image(value: Any, folder: str) -> tuple[bytes, str | None]:
         address = storage.joined(folder, value)
         return storage.read_whole(address, folder), address
     raise BadRecord(f"its image is {value!r:.60}, neither bytes nor a path")
+
+
+class Pixels(NamedTuple):
+    """What a record is seen by: fields of `Record`."""
+
+    image: bytes | np.ndarray | None
+    path: str | None = None
+    frames: tuple[bytes | np.ndarray, ...] = ()
+
+
+NOTHING = Pixels(None)
+
+
+def pixels(value: Any, folder: str) -> Pixels:
+    """An image, or of a list of them the frames of a video.
+
+    Raises:
+        BadRecord: as `image`, or there is no frame.
+    """
+    if not isinstance(value, list):
+        return Pixels(*image(value, folder))
+    frames = tuple(image(frame, folder)[0] for frame in value)
+    return Pixels(middle(frames), None, frames)

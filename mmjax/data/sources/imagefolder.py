@@ -12,10 +12,11 @@ FILE_KEY = "file_name"
 FLAT_SPLIT = "train"
 
 
-def image_folder(folder: Path, split: str, text_key: str = "text") -> TableSource:
+def image_folder(folder: Path, split: str, text_key: str = "text", licence_key: str = "") -> TableSource:
     """A source over `folder/SPLIT/metadata.jsonl`, or `folder/metadata.jsonl`, which is the split "train".
 
-    Each line has `file_name`, relative to the metadata file, and `text_key`: a caption or a list of them.
+    Each line has `file_name`, relative to the metadata file, and `text_key`: a caption or a list of them; and may have
+    `licence_key`.
     `metadata.csv` with those columns does as well.
     """
     splits = find_splits(folder)
@@ -23,7 +24,8 @@ def image_folder(folder: Path, split: str, text_key: str = "text") -> TableSourc
         raise unknown_name(f"{folder}: split", split, splits)
     metadata = splits[split].absolute()
     file = File(str(metadata), metadata.stat().st_size)
-    return TableSource(file, "csv" if metadata.suffix == ".csv" else "jsonl", FILE_KEY, text_key, "column")
+    kind = "csv" if metadata.suffix == ".csv" else "jsonl"
+    return TableSource(file, kind, FILE_KEY, text_key, licence_key, "column")
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ class Joined:
         self._ends = list(itertools.accumulate(map(len, self._sources)))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, self)

@@ -1,9 +1,10 @@
 """Parts of a source that has one split, in TFDS's notation: "train", "train[:90%]", "train[:10]+train[20:]"."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Record, Source, check_index
+from mmjax.data.sources.joined import Joined
 from mmjax.errors import UserError
 
 WHOLE = "train"
@@ -25,6 +26,23 @@ class Slices:
                 break
             index -= len(part)
         return self._source[part[index]]
+
+    def part(self, numbers: range) -> Source | None:
+        """These records alone, where the source has parts; None where it has none."""
+        parts, first = [], 0
+        for whole in self._ranges:
+            inside = range(max(numbers.start - first, 0), min(numbers.stop - first, len(whole)))
+            if inside:
+                parts.append(part_of(self._source, whole[inside.start : inside.stop]))
+            first += len(whole)
+        found = [part for part in parts if part is not None]
+        return Joined(found) if len(found) == len(parts) else None
+
+
+def part_of(source: Source, numbers: range) -> Source | None:
+    """These records alone, of a source that can give them to another machine; None of others, which it opens anew."""
+    part: Callable[[range], Source | None] | None = getattr(source, "part", None)
+    return None if part is None else part(numbers)
 
 
 def sliced(source: Source, split: str, where: str, whole: str = WHOLE) -> Source:

@@ -8,8 +8,10 @@ from mmjax.data.emoji.splits import NAMED_SPLITS
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Source
 from mmjax.data.regions import RegionsConfig
-from mmjax.data.sources import arrow, imagefolder, slices, tfds
+from mmjax.data.sources import arrow, imagefolder, slices
 from mmjax.data.sources.tables import TableSource
+from mmjax.data.sources.tfds import TfdsSource
+from mmjax.data.sources.tfds_folder import folder_of, open_builder
 from mmjax.data.sources.webdataset import WebDatasetSource
 from mmjax.errors import UserError
 
@@ -34,33 +36,36 @@ def open_source(
     locale: str = "en",
     answer_key: str = "",
     regions: RegionsConfig | None = None,
+    licence_key: str = "",
 ) -> Source:
     """Returns the records of one split.
 
     `image_key` and `text_key` name the features of a TFDS directory, members of tars, or columns of a table (and
-    `text_key` that of an image folder); `locale` is the language of the emoji captions; `answer_key` and `regions` are
-    read of a TFDS directory alone.
+    `text_key` that of an image folder), and so does `licence_key` ("" is none) of all but the emoji; `locale` is the
+    language of the emoji captions; `answer_key` and `regions` are read of a TFDS directory alone.
 
     Raises:
         UserError: an unknown specification, split, key or locale (with the nearest names), or missing or empty data.
     """
     kind, place = parse_spec(spec)
     if kind == "tfds":
-        return tfds.TfdsSource(_folder(place), split, image_key, text_key, answer_key, regions)
+        return TfdsSource(folder_of(place), split, image_key, text_key, answer_key, regions, licence_key)
     for name, wanted in (("regions", regions is not None), ("answer_key", bool(answer_key))):
         if wanted:
             raise UserError(f"data.{name} is set, but data.source {spec!r} has none: give tfds:DIR, or leave it out")
+    if kind == "emoji" and licence_key:
+        raise UserError(f"licence_key is set, but the emoji have none: leave {licence_key!r} out")
     if kind == "emoji":
         return EmojiSource(split, locale)
     if kind == "imagefolder":
-        return imagefolder.image_folder(_folder(place), split, text_key)
+        return imagefolder.image_folder(_folder(place), split, text_key, licence_key)
     if kind == "wds":
-        return slices.sliced(WebDatasetSource(place, image_key, text_key), split, spec)
+        return slices.sliced(WebDatasetSource(place, image_key, text_key, licence_key), split, spec)
     if kind == "parquet":
-        return arrow.parquet(place, split, image_key, text_key)
+        return arrow.parquet(place, split, image_key, text_key, licence_key)
     if kind == "hfds":
-        return arrow.saved(_folder(place), split, image_key, text_key)
-    return slices.sliced(TableSource(_file(place), kind, image_key, text_key), split, spec)
+        return arrow.saved(_folder(place), split, image_key, text_key, licence_key)
+    return slices.sliced(TableSource(_file(place), kind, image_key, text_key, licence_key), split, spec)
 
 
 def list_splits(spec: str) -> tuple[str, ...]:
@@ -71,7 +76,7 @@ def list_splits(spec: str) -> tuple[str, ...]:
     if kind == "imagefolder":
         return tuple(imagefolder.find_splits(_folder(place)))
     if kind == "tfds":
-        return tuple(tfds.open_builder(_folder(place)).info.splits)
+        return tuple(open_builder(folder_of(place)).info.splits)
     if kind == "hfds":
         return arrow.saved_splits(_folder(place))
     return (slices.WHOLE,)

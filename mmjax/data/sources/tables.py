@@ -7,6 +7,7 @@ from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields
+from mmjax.data.sources.fields import LICENCE_SETTING, NOTHING
 from mmjax.data.sources.rows import CsvRows, JsonLines, Rows
 from mmjax.data.storage import File
 from mmjax.errors import UserError
@@ -18,19 +19,29 @@ NUM_LOOKED_AT = 100
 class TableSource:
     """A source over the rows of one file, lines of JSON ("jsonl") or a CSV ("csv").
 
-    `image_key` names the column with an image's path, relative to the table, absolute, or an address; "" reads none.
-    `text_key` names the one with a caption or, of JSON, a list of them; "captions/en" reaches into nested fields. Rows
-    and images are read when asked for. `image_setting` is what messages call the former.
+    `image_key` names the column with an image's path, relative to the table, absolute, or an address, or of JSON a list
+    of those of a video's frames; "" reads none.
+    `text_key` names the one with a caption or, of JSON, a list of them, `licence_key` that with the image's licence
+    ("" is none); "captions/en" reaches into nested fields. Rows and images are read when asked for. `image_setting` is
+    what messages call the first of them.
 
     Raises:
         UserError: the table cannot be read, is empty, or has no such column.
     """
 
-    def __init__(self, table: File, kind: str, image_key: str, text_key: str, image_setting: str = "data.image_key"):
-        self._table, self._image_key, self._text_key = table, image_key, text_key
+    def __init__(
+        self,
+        table: File,
+        kind: str,
+        image_key: str,
+        text_key: str,
+        licence_key: str = "",
+        image_setting: str = "data.image_key",
+    ):
+        self._table, self._image_key, self._text_key, self._licence_key = table, image_key, text_key, licence_key
         self._folder = storage.folder_of(table.address)
         self._rows: Rows = CsvRows(table) if kind == "csv" else JsonLines(table)
-        self._check({image_setting: image_key, "data.text_key": text_key})
+        self._check({image_setting: image_key, "data.text_key": text_key, LICENCE_SETTING: licence_key})
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -39,10 +50,10 @@ class TableSource:
         check_index(index, self)
         row = self._rows[index]
         captions, name = fields.captions(fields.field(row, self._text_key)), f"{self._table.address} row {index}"
-        if not self._image_key:
-            return Record(None, captions, None, name)
-        image, path = fields.image(fields.field(row, self._image_key), self._folder)
-        return Record(image, captions, None, path or name, path=path)
+        licence = fields.licence(row, self._licence_key)
+        seen = fields.pixels(fields.field(row, self._image_key), self._folder) if self._image_key else NOTHING
+        name = seen.path or name
+        return Record(seen.image, captions, None, name, path=seen.path, frames=seen.frames, licence=licence)
 
     def _check(self, keys: Mapping[str, str]) -> None:
         columns = {setting: key.partition("/")[0] for setting, key in keys.items() if key}

@@ -67,6 +67,27 @@ class TarIndex:
         key = letters.tobytes().decode(errors="replace")
         return Sample(self.shards[shard], key, places, int(self.arrays["states"][number]))
 
+    def part(self, numbers: range) -> "TarIndex":
+        """The index of these samples alone, which a process elsewhere can be given."""
+        first_samples, first_members, first_letters = (self.arrays[name] for name in STARTS)
+        edges = np.clip(first_samples, numbers.start, numbers.stop)
+        touched = np.flatnonzero(np.diff(edges))
+        shards = slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 0)
+        samples, around = slice(numbers.start, numbers.stop), slice(numbers.start, numbers.stop + 1)
+        members = slice(first_members[numbers.start], first_members[numbers.stop])
+        letters = slice(first_letters[numbers.start], first_letters[numbers.stop])
+        arrays = {
+            "first_samples": edges[shards.start : shards.stop + 1] - numbers.start,
+            "first_members": first_members[around] - first_members[numbers.start],
+            "first_letters": first_letters[around] - first_letters[numbers.start],
+            "kinds": self.arrays["kinds"][members],
+            "offsets": self.arrays["offsets"][members],
+            "sizes": self.arrays["sizes"][members],
+            "states": self.arrays["states"][samples],
+            "letters": self.arrays["letters"][letters],
+        }
+        return TarIndex(self.shards[shards], self.kind_names, arrays)
+
 
 def tar_index(shards: Sequence[File]) -> TarIndex:
     """The index of these shards: read where there is one, and else made and kept.

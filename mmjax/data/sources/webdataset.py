@@ -1,12 +1,16 @@
 """Records of WebDataset shards, tars as img2dataset writes them: read by number and never unpacked."""
 
+import copy
+import fnmatch
 import json
+import re
 from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
-from mmjax.data.records import BadRecord, Record, check_index
+from mmjax.data.records import BadRecord, Record, check_index, middle
 from mmjax.data.sources import fields
+from mmjax.data.sources.fields import LICENCE_SETTING
 from mmjax.data.sources.tar_index import tar_index
 from mmjax.data.sources.tar_samples import CUT_OFF, DUPLICATE, Sample
 from mmjax.errors import UserError
@@ -23,17 +27,23 @@ class WebDatasetSource:
     """A source over the tars of a pattern, in its order.
 
     Members of a sample share its key, and are told apart by what follows it. `image_key` names the one with the image
-    ("image": whichever is one; "": none is read), `text_key` the one with the caption ("text": the `.txt`). Of the
-    `.json` it names a field, "json/caption", which may be a list of captions.
+    ("image": whichever is one; "": none is read), or with a wildcard those of a video's frames ("frame*.jpg");
+    `text_key` the one with the caption ("text": the `.txt`), or of the `.json` a field, "json/caption", which may be a
+    list of captions. So `licence_key` names the image's licence ("json/license"), which a sample may be without; ""
+    reads none.
     """
 
-    def __init__(self, pattern: str, image_key: str = ANY_IMAGE, text_key: str = ANY_TEXT):
+    def __init__(self, pattern: str, image_key: str = ANY_IMAGE, text_key: str = ANY_TEXT, licence_key: str = ""):
         self._index = tar_index(storage.find(pattern))
         self._image_kinds = IMAGE_KINDS if image_key == ANY_IMAGE else (image_key.lower(),) if image_key else ()
+        self._frames = image_key.lower() if "*" in image_key else ""
         kind, _, self._field = text_key.partition("/")
+        licence_kind, _, self._licence_field = licence_key.partition("/")
+        self._licence_kinds = (licence_kind.lower(),) if licence_kind else ()
         self._text_kinds = TEXT_KINDS if text_key == ANY_TEXT else (kind.lower(),)
         self._check(pattern, "data.image_key", image_key, self._image_kinds)
         self._check(pattern, "data.text_key", text_key, self._text_kinds)
+        self._check(pattern, LICENCE_SETTING, licence_key, self._licence_kinds)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -42,31 +52,72 @@ class WebDatasetSource:
         check_index(index, self)
         sample = self._index[index]
         _check_state(sample)
-        image_kind = _present(sample, self._image_kinds, "image") if self._image_kinds else None
+        image_kinds = self._image_kinds_of(sample)
         text_kind = _present(sample, self._text_kinds, "caption")
-        read = _read(sample, [kind for kind in (image_kind, text_kind) if kind is not None])
-        captions = fields.captions(self._text(read[text_kind]))
-        image = None if image_kind is None else read[image_kind]
-        return Record(image, captions, None, f"{sample.shard.address} {sample.key}")
+        licence_kind = next((kind for kind in self._licence_kinds if kind in sample.members), None)
+        read = _read(sample, [kind for kind in (*image_kinds, text_kind, licence_kind) if kind is not None])
+        captions = fields.captions(_value(read[text_kind], self._field))
+        images = tuple(read[kind] for kind in image_kinds)
+        licence = "" if licence_kind is None else _licence(read[licence_kind], self._licence_field)
+        return Record(
+            middle(images) if images else None,
+            captions,
+            None,
+            f"{sample.shard.address} {sample.key}",
+            frames=images if self._frames else (),
+            licence=licence,
+        )
 
-    def _text(self, member: bytes) -> Any:
-        try:
-            text = member.decode()
-        except UnicodeDecodeError as error:
-            raise BadRecord("its caption is not UTF-8") from error
-        if not self._field:
-            return text.strip()
-        try:
-            return fields.field(json.loads(text), self._field)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"its fields are not JSON ({error})") from error
+    def _image_kinds_of(self, sample: Sample) -> list[str]:
+        """The members that are read of a sample for its image, or for its frames in the order of their numbers."""
+        if not self._image_kinds:
+            return []
+        if not self._frames:
+            return [_present(sample, self._image_kinds, "image")]
+        found = fnmatch.filter(sample.members, self._frames)
+        if not found:
+            raise BadRecord(f"its sample {sample.key!r} in {sample.shard.address} has no frame (no .{self._frames})")
+        return sorted(found, key=_numbers_of)
+
+    def part(self, numbers: range) -> "WebDatasetSource":
+        """These records alone; a copy of it takes the places of them, and no others, to another machine."""
+        found = copy.copy(self)
+        found._index = self._index.part(numbers)
+        return found
 
     def _check(self, pattern: str, setting: str, key: str, kinds: tuple[str, ...]) -> None:
         known = self._index.kind_names
         if not known:
             raise UserError(f"{pattern} has no samples: their members are called KEY.jpg, KEY.txt and so on")
-        if kinds and not any(kind in known for kind in kinds):
+        if kinds and not any(fnmatch.filter(known, kind) for kind in kinds):
             raise unknown_name(f"{pattern}: {setting}", key, known)
+
+
+def _value(member: bytes, place: str) -> Any:
+    """What a member says: its text, or where `place` is not "" the field of its JSON that is there."""
+    try:
+        text = member.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord("its caption is not UTF-8") from error
+    if not place:
+        return text.strip()
+    try:
+        return fields.field(json.loads(text), place)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"its fields are not JSON ({error})") from error
+
+
+def _licence(member: bytes, place: str) -> str:
+    try:
+        value = _value(member, place)
+    except BadRecord:
+        return ""  # Which is no reason to do without the record.
+    return "" if value is None else str(value)
+
+
+def _numbers_of(kind: str) -> tuple[list[int], str]:
+    """Frame 10 comes behind frame 9."""
+    return [int(number) for number in re.findall(r"\d+", kind)], kind
 
 
 def _check_state(sample: Sample) -> None:

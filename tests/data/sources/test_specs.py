@@ -56,6 +56,21 @@ def test_tfds_directory_round_trip(tmp_path: Path) -> None:
     assert open_source(spec, "train[1:]", text_key="tags")[0].captions == ("tag 1", "tag")
 
 
+def test_a_data_set_that_tfds_prepared_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = Drawing(Concept(1, "1", "label 1", (), "group", "subgroup", "family"), "vendor", png(1, (8, 8)))
+    for version in ("1.0.0", "1.1.0"):
+        write_dataset(tmp_path / "emoji" / "config" / version, {"train": [drawing]}, 8)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    record = open_source("tfds:emoji/config:1.1.0", "train", text_key="label")[0]
+    assert (record.captions, record.name) == (
+        ("label 1",),
+        f"{tmp_path}/emoji/config/1.1.0 [train] record 0",
+    )
+    assert list_splits("tfds:emoji/config:1.0.0") == ("train",)
+    with pytest.raises(UserError, match="holds several data sets: give one of .*1.0.0, .*1.1.0"):
+        open_source("tfds:emoji", "train")
+
+
 def test_emoji_in_another_language() -> None:
     english, chinese = (open_source("emoji", "noto_fit", locale=locale)[0] for locale in ("en", "zh"))
     assert english.captions[0] == "grinning face"
@@ -72,6 +87,7 @@ def test_emoji_in_another_language() -> None:
         ("emoji", {"split": "unseen_styl"}, "split 'unseen_styl' does not exist: did you mean unseen_style"),
         ("emoji", {"locale": "zh-han"}, "data.locale 'zh-han' does not exist: did you mean zh-hant"),
         ("tfds:/nowhere", {}, "data folder /nowhere does not exist: check"),
+        ("tfds:coco_captions", {}, "tensorflow_datasets has no data set of that name: prepare it with TFDS and"),
         ("imagefolder:/nowhere", {}, "data folder /nowhere does not exist: check"),
         ("tfds:{empty}", {}, "holds no dataset_info.json: give"),
         ("imagefolder:{empty}", {}, "has no metadata.jsonl: write"),

@@ -1,6 +1,7 @@
 """Tars are read by number: right pairs or a reason, whatever the tar looks like, from an index that is made once."""
 
 import gzip
+import itertools
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ import pytest
 from mmjax.data import storage
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.sources import tar_index
+from mmjax.data.sources.slices import part_of
 from mmjax.data.sources.specs import list_splits, open_source
 from mmjax.errors import UserError
 from tests.data.sources.tiny_tars import sample, write_shards, write_tar
@@ -295,6 +297,32 @@ def test_many_tars_are_indexed_by_processes(tmp_path: Path, monkeypatch: pytest.
     assert by_processes.kind_names == by_threads.kind_names
     for name, array in by_threads.arrays.items():
         np.testing.assert_array_equal(by_processes.arrays[name], array)
+
+
+@pytest.mark.parametrize("split", ["train", "train[2:5]+train[7:]"])
+def test_a_part_takes_its_places_along(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a machine that has no index, and of 4,000 samples those of 10."""
+    source = open_source(f"wds:{write_shards(tmp_path / 'tars', num_shards=4, num_samples=3)}", split)
+    whole = list(outcomes(source))
+    monkeypatch.setattr(tar_index, "_load", lambda *_: pytest.fail("it has its places with it"))
+    for start, stop in itertools.combinations(range(len(source) + 1), 2):
+        packed = pickle.dumps(part_of(source, range(start, stop)))
+        assert list(outcomes(pickle.loads(packed))) == whole[start:stop]
+    assert not len(part_of(source, range(3, 3)))
+
+
+def test_a_part_is_as_large_as_what_it_has(tmp_path: Path) -> None:
+    source = open_source(f"wds:{write_shards(tmp_path, num_shards=1, num_samples=1000)}", "train")
+    sizes = [len(pickle.dumps(part_of(source, range(500, 500 + number)))) for number in (10, 20)]
+    assert sizes[0] < 4_000
+    assert sizes[1] - sizes[0] < 1_500
+
+
+def test_a_source_that_is_opened_anew_has_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "table.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    for split in ("train", "train[:1]"):
+        source = open_source(f"jsonl:{tmp_path}/table.jsonl", split, image_key="")
+        assert part_of(source, range(1)) is None
 
 
 def test_an_index_is_copied_to_other_processes_by_its_folder(tmp_path: Path) -> None:
