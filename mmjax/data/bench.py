@@ -22,7 +22,7 @@ from mmjax.config import from_dict, to_config_dict
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
-from mmjax.data.cores import num_cores
+from mmjax.data.cores import idle_secs, num_cores
 from mmjax.data.costs import STAGES, VERBS, Costs, needs
 from mmjax.data.loader import train_batches
 from mmjax.data.opened import open_training
@@ -51,13 +51,15 @@ IDLE = 0.3
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out: examples a second, seconds to the first batch, seconds measured, and what the stages took."""
+    """What came out: examples a second, seconds to the first batch, seconds measured, what the stages took, records
+    that could not be used, and the share of the cores' time in which no program had work for them."""
 
     examples_per_sec: float
     first_batch_secs: float
     secs: float
     costs: Costs
     num_bad: int
+    idle: float
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -140,11 +142,12 @@ def measure(config: DataConfig, secs: float) -> Measured:
         costs=costs,
     )
     next(batches)
-    first, seen_before = time.perf_counter(), costs.rows
+    first, seen_before, idle_before = time.perf_counter(), costs.rows, idle_secs()
     for _ in itertools.takewhile(lambda _: time.perf_counter() - first < secs, batches):
         pass
     taken = time.perf_counter() - first
-    return Measured((costs.rows - seen_before) / taken, first - start, taken, costs, bad.count)
+    idle = (idle_secs() - idle_before) / (num_cores() * taken)
+    return Measured((costs.rows - seen_before) / taken, first - start, taken, costs, bad.count, idle)
 
 
 def show(console: Console, config: DataConfig, measured: Measured, rate: float) -> None:
@@ -181,6 +184,11 @@ def limit(config: DataConfig, measured: Measured, cores: int) -> str:
         turbo = config.augment.crops and config.augment.decoder != "turbo" and stage in ("decode", "augment")
         faster = "; for JPEGs, data.augment.decoder = 'turbo' takes half of that" if turbo else ""
         return f"what limits is computing, most of all to {VERBS[stage]}{more}{faster}"
+    if measured.idle < IDLE / 2:
+        return (
+            f"what limits is what other programs do on this machine ({1 - busy:.0%} of the cores' time, and "
+            f"{measured.idle:.0%} is idle): measure again without them"
+        )
     waiting = {stage: costs.secs[stage] - costs.cpu_secs[stage] for stage in costs.secs}
     slowest = max(waiting, key=lambda stage: waiting[stage])
     if slowest == "read":

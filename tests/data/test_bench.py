@@ -1,6 +1,7 @@
 """What the input pipeline gives and costs, as `python -m mmjax.data.bench` says it."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from mmjax import ending
 from mmjax.data import bench
 from mmjax.data.config import DataConfig
+from mmjax.data.cores import idle_secs, num_cores
 from mmjax.data.costs import Costs
 from tests.folders import write_image_folder
 
@@ -71,21 +73,53 @@ def test_errors_are_one_line(arguments: list[str], message: str, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("config", "rate", "costs", "said"),
+    ("config", "rate", "idle", "costs", "said"),
     [
-        ({"num_threads": 4}, 1900, {"read": 0.1, "decode": 0.9}, "what limits is computing, most of all to decode"),
+        (
+            {"num_threads": 4},
+            1900,
+            0.05,
+            {"read": 0.1, "decode": 0.9},
+            "what limits is computing, most of all to decode",
+        ),
         (
             {"augment": bench.DEFAULT.augment},
             1900,
+            0.05,
             {"decode": 0.9},
             "augment.decoder = 'turbo' takes half of that",
         ),
-        ({"num_threads": 1}, 950, {"read": 0.1, "decode": 0.9}, "1 of 2 cores are used: raise data.num_threads"),
-        ({"num_threads": 4}, 100, {"read": 9.0, "decode": 1.0}, "what limits is waiting for the storage (95% of the"),
-        ({"num_threads": 4}, 900, {"read": 0.1, "decode": 5.0}, "what limits is one Python with all threads (55% of"),
+        ({"num_threads": 1}, 950, 0.5, {"read": 0.1, "decode": 0.9}, "1 of 2 cores are used: raise data.num_threads"),
+        (
+            {"num_threads": 4},
+            100,
+            0.9,
+            {"read": 9.0, "decode": 1.0},
+            "what limits is waiting for the storage (95% of the",
+        ),
+        (
+            {"num_threads": 4},
+            900,
+            0.5,
+            {"read": 0.1, "decode": 5.0},
+            "what limits is one Python with all threads (55% of",
+        ),
+        (
+            {"num_threads": 4},
+            900,
+            0.1,
+            {"read": 0.1, "decode": 5.0},
+            "other programs do on this machine (55% of the cores",
+        ),
     ],
 )
-def test_what_limits(config: dict, rate: float, costs: dict[str, float], said: str) -> None:
+def test_what_limits(config: dict, rate: float, idle: float, costs: dict[str, float], said: str) -> None:
     """Of a thousand examples, each computed in a millisecond, most of it to decode."""
-    found = bench.Measured(rate, 1.0, 10.0, Costs(1000, costs, {"read": 0.1, "decode": 0.9}), 0)
+    found = bench.Measured(rate, 1.0, 10.0, Costs(1000, costs, {"read": 0.1, "decode": 0.9}), 0, idle)
     assert said in bench.limit(replace(DataConfig(), **config), found, cores=2)
+
+
+def test_idle_time_is_that_of_the_cores_that_may_be_used() -> None:
+    start, before = time.perf_counter(), idle_secs()
+    time.sleep(0.5)
+    assert 0 <= idle_secs() - before <= (time.perf_counter() - start + 0.05) * num_cores()
