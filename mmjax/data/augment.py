@@ -10,7 +10,10 @@ from PIL import Image, ImageFilter
 
 from mmjax.data import photos
 from mmjax.data.nearest import unknown_name
-from mmjax.data.photos import Box, Photo
+from mmjax.data.photo_headers import Photo
+from mmjax.data.photos import Box
+from mmjax.data.rand_augment import HIGHEST, rand_augment
+from mmjax.errors import UserError
 
 Range = tuple[float, float]
 Pixels = Image.Image | np.ndarray
@@ -31,7 +34,8 @@ class AugmentConfig:
       crop_area: range of the share of the original image that is cut out and resized, for photos; (1, 1) is the whole.
       crop_ratio: range of the cut's width / height.
       decoder: what decodes and scales photos that are cut: "pillow" with an antialiased bicubic filter, or "turbo" by
-        scaled decoding of JPEGs and a bilinear filter, about twice as fast (see `photos`; other formats go to Pillow).
+        scaled decoding of JPEGs, PNGs and WebPs and a bilinear filter, about twice as fast (see `photos`; others go to
+        Pillow).
       rotate_degrees, shear_degrees: largest angle, either way.
       zoom: range of the factor of size.
       translate: largest shift, either way, as a share of the side.
@@ -40,6 +44,8 @@ class AugmentConfig:
       hue_degrees: largest rotation about the gray axis, either way.
       gray_rate: probability of a gray image.
       blur_rate, blur_radius: probability, and range of the Gaussian's radius in pixels.
+      rand_augment_changes, rand_augment_magnitude: how many of RandAugment's changes are drawn, and how strong they
+        are, 0 to 10 (the paper's ImageNet has 2 and 9; see `rand_augment`).
       erase_rate, erase_area: probability of a rectangle of one random colour, and range of its share of the image.
       fill: gray level, 0 to 255, of what comes in from outside the image (emoji are drawn on white).
     """
@@ -59,6 +65,8 @@ class AugmentConfig:
     gray_rate: float = 0.0
     blur_rate: float = 0.0
     blur_radius: Range = (0.3, 1.0)
+    rand_augment_changes: int = 0
+    rand_augment_magnitude: float = 9.0
     erase_rate: float = 0.0
     erase_area: Range = (0.02, 0.2)
     fill: int = 255
@@ -66,6 +74,14 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
             raise unknown_name("data.augment.decoder", self.decoder, DECODERS)
+        if self.rand_augment_changes < 0:
+            raise UserError(
+                f"data.augment.rand_augment_changes = {self.rand_augment_changes} is below 0: give 0 for none"
+            )
+        if not 0 <= self.rand_augment_magnitude <= HIGHEST:
+            raise UserError(
+                f"data.augment.rand_augment_magnitude = {self.rand_augment_magnitude} is not between 0 and {HIGHEST:g}"
+            )
 
     @property
     def crops(self) -> bool:
@@ -75,7 +91,7 @@ class AugmentConfig:
     @functools.cached_property
     def changes_nothing(self) -> bool:
         """Whether nothing is changed but by cutting."""
-        rates = (self.flip_rate, self.gray_rate, self.blur_rate, self.erase_rate)
+        rates = (self.flip_rate, self.gray_rate, self.blur_rate, self.erase_rate, self.rand_augment_changes)
         ranges = (self.rotate_degrees, self.shear_degrees, self.translate, *self.zoom)
         colours = (self.brightness, self.contrast, self.saturation, self.hue_degrees)
         return not any((*rates, *colours)) and ranges == (0.0, 0.0, 0.0, 1.0, 1.0)
@@ -121,7 +137,7 @@ def _random_box(image_width: int, image_height: int, config: AugmentConfig, rng:
 
 
 def augment(image: Pixels, config: AugmentConfig, rng: np.random.Generator) -> Pixels:
-    """Returns the image, of the same size, after one affine map, one colour map, blur and erasing."""
+    """Returns the image, of the same size, after one affine map, one colour map, blur, RandAugment and erasing."""
     # Every example draws the same number of values, so that switching one change on leaves the others' draws alone.
     draws = rng.random(16).tolist()
     if config.changes_nothing:
@@ -130,6 +146,10 @@ def augment(image: Pixels, config: AugmentConfig, rng: np.random.Generator) -> P
     image = _recolour(image, config, draws[7:12])
     if draws[12] < config.blur_rate:
         image = _as_image(image).filter(ImageFilter.GaussianBlur(_between(config.blur_radius, draws[13])))
+    if config.rand_augment_changes:
+        how = (config.rand_augment_changes, config.rand_augment_magnitude, config.fill)
+        # Numbers of its own, as it draws more of them the more changes there are.
+        image = rand_augment(_as_image(image), *how, rng.spawn(1)[0])
     if draws[14] < config.erase_rate:
         image = _erase(_as_image(image), _between(config.erase_area, draws[15]), rng)
     return image

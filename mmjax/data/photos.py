@@ -1,82 +1,29 @@
-"""JPEG photos of which a part is wanted: decoded at the scale that the part needs, and scaled by OpenCV.
+"""Photos of which a part is wanted, decoded for that part alone and scaled by OpenCV.
 
-Pillow decodes the whole photo at its size and scales with filters as wide as the scale asks for. Here libjpeg-turbo
+Pillow decodes the whole photo at its size and scales with filters as wide as the scale asks for. Of JPEGs libjpeg-turbo
 halves the photo as often as the part stays larger than what is wanted, in the frequencies that it is stored as
 (1/2, 1/4, 1/8: the scales that it has fast code for), with its fast transform, and with colours that are not smoothed:
-1.3 levels of 255 from the exact ones. Bilinear scaling does the rest, which is less than a factor of two. All of it
-takes half of Pillow's time (`benchmarks/data.py`).
+1.3 levels of 255 from the exact ones. PNG and WebP have no such scales: OpenCV decodes them whole, to the same pixels
+as Pillow, and halves the part by the mean. Bilinear scaling does the rest, which is less than a factor of two. It takes
+half of Pillow's time, of PNG and WebP two thirds (`benchmarks/data.py`, `benchmarks/decoders.py`).
 """
 
 import functools
-import io
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmjax.data import preprocess
 from mmjax.data.optional import imported
+from mmjax.data.photo_headers import Photo
 
 FACTORS = (8, 4, 2)
-JPEG, EXIF, XMP = b"\xff\xd8", b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
-MARKER, APP1, START_OF_SCAN = 0xFF, 0xE1, 0xDA
-ORIENTATION = 0x0112
-"""EXIF's number for it; 1 is upright."""
-COLOURS = ("YCbCr", "RGB", "Gray")
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Past which Pillow calls it a bomb."""
 _buffers = threading.local()
 """One for the pixels of each thread: the kernel clears the pages of a new one."""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the photo."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An encoded JPEG of `width` x `height` pixels, upright and not in CMYK."""
-
-    encoded: bytes
-    width: int
-    height: int
-
-
-def opened(image: bytes | np.ndarray | None) -> Photo | None:
-    """The photo in these bytes; None where they are no plain one, which is left to Pillow."""
-    if not isinstance(image, bytes) or not image.startswith(JPEG) or _is_turned(image):
-        return None
-    _, simplejpeg = libraries()
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
-    except ValueError:
-        return None
-    plain = colours in COLOURS and width * height <= MOST_PIXELS
-    return Photo(image, width, height) if plain else None
-
-
-def _is_turned(image: bytes) -> bool:
-    """Whether its EXIF data, which Pillow reads, says so."""
-    if not _has_exif(image):
-        return False
-    try:
-        return Image.open(io.BytesIO(image), formats=("JPEG",)).getexif().get(ORIENTATION, 1) != 1
-    except preprocess.UNDECODABLE:
-        return True
-
-
-def _has_exif(image: bytes) -> bool:
-    """Whether a segment before the pixels is EXIF's, or XMP's, which may say it too.
-
-    A segment is a marker, and the length of what follows (ITU T.81, B.1).
-    """
-    place = len(JPEG)
-    while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
-        if image[place + 1] == APP1 and image.startswith((EXIF, XMP), place + 4):
-            return True
-        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
-    # Where segments do not follow each other, Pillow may find some yet.
-    return image[place : place + 1] != bytes([MARKER])
 
 
 def cut(photo: Photo, box: Box, out: np.ndarray) -> None:
@@ -87,11 +34,33 @@ def cut(photo: Photo, box: Box, out: np.ndarray) -> None:
     """
     cv2, _ = libraries()
     rows, columns = out.shape[:2]
-    pixels, factor = _decode(photo, _factor(box, rows, columns))
-    height, width = pixels.shape[:2]
-    left, right = _whole(box[0] / factor, box[2] / factor, width)
-    top, bottom = _whole(box[1] / factor, box[3] / factor, height)
-    cv2.resize(pixels[top:bottom, left:right], (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
+    factor = _factor(box, rows, columns)
+    part = _part_of_jpeg(photo, box, factor) if photo.kind == "jpeg" else _part_of_other(photo, box, factor)
+    cv2.resize(part, (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+def _part_of_jpeg(photo: Photo, box: Box, factor: int) -> np.ndarray:
+    pixels, factor = _decode(photo, factor)
+    return _inside(pixels, tuple(edge / factor for edge in box))
+
+
+def _part_of_other(photo: Photo, box: Box, factor: int) -> np.ndarray:
+    cv2, _ = libraries()
+    pixels = cv2.imdecode(np.frombuffer(photo.encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    # What it refuses, Pillow does too, or knows better.
+    part = _inside(np.asarray(preprocess.decode(photo.encoded)) if pixels is None else pixels, box)
+    if factor == 1:
+        return part
+    size = tuple(max(1, round(side / factor)) for side in (part.shape[1], part.shape[0]))
+    halved: np.ndarray = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    return halved
+
+
+def _inside(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The part of the pixels in the box."""
+    left, right = _whole(box[0], box[2], pixels.shape[1])
+    top, bottom = _whole(box[1], box[3], pixels.shape[0])
+    return pixels[top:bottom, left:right]
 
 
 def _factor(box: Box, rows: int, columns: int) -> int:
@@ -140,4 +109,5 @@ def libraries() -> tuple[Any, Any]:
     wanted_by = "data.augment.decoder = 'turbo'"
     cv2, simplejpeg = imported(wanted_by, "requirements-photos.txt", "cv2", "simplejpeg")
     cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # What is damaged is said where it is counted.
     return cv2, simplejpeg

@@ -15,6 +15,7 @@ from mmjax.data.bad_records import BadRecords
 from mmjax.data.config import DataConfig
 from mmjax.data.loader import eval_batches, train_batches
 from mmjax.data.opened import open_training
+from mmjax.data.photo_headers import ORIENTATION, Photo, opened
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.tokenizer import Tokenizer
@@ -30,13 +31,25 @@ def smooth(seed: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
 
 
-def jpeg(image: Image.Image, **options) -> bytes:
+def encoded_as(kind: str, image: Image.Image, **options) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=90, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def cut_of(photo: photos.Photo, box: photos.Box, rows: int, columns: int) -> np.ndarray:
+def jpeg(image: Image.Image, **options) -> bytes:
+    return encoded_as("jpeg", image, quality=90, **options)
+
+
+KINDS = {"png": {}, "webp": {"quality": 90}, "webp lossless": {"lossless": True}}
+"""Formats whose pixels are those of Pillow, and how they are written."""
+
+
+def exactly(kind: str, image: Image.Image) -> bytes:
+    return encoded_as(kind.split()[0], image, **KINDS[kind])
+
+
+def cut_of(photo: Photo, box: photos.Box, rows: int, columns: int) -> np.ndarray:
     out = np.zeros((rows, columns, 3), np.uint8)
     photos.cut(photo, box, out)
     return out
@@ -50,7 +63,7 @@ def assert_close(pixels: np.ndarray, encoded: bytes) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_whole_at_its_size_is_close_to_pillows(size: tuple[int, int]) -> None:
     encoded = jpeg(smooth(0, size))
-    photo = photos.opened(encoded)
+    photo = opened(encoded)
     assert (photo.width, photo.height) == size
     assert_close(cut_of(photo, (0, 0, *size), size[1], size[0]), encoded)
 
@@ -67,7 +80,7 @@ def gradient(size: tuple[int, int]) -> Image.Image:
 def test_parts_lie_where_pillow_cuts_them(size: tuple[int, int]) -> None:
     """At every scale of decoding, and enlarged: to half a pixel of what is decoded, and two levels of the JPEG."""
     encoded = jpeg(gradient(size))
-    photo, whole = photos.opened(encoded), preprocess.decode(encoded)
+    photo, whole = opened(encoded), preprocess.decode(encoded)
     rng = np.random.default_rng(0)
     for side in (16, 60, 130, 300, 700):
         left, top = rng.uniform(0, size[0] / 2), rng.uniform(0, size[1] / 2)
@@ -86,7 +99,7 @@ def test_parts_are_not_shifted_where_sides_are_rounded_up(side: int) -> None:
     for one in (image, Image.fromarray(255 - np.asarray(image))):
         encoded = jpeg(one)
         pillows = preprocess.decode(encoded).resize((side, side), Image.Resampling.BILINEAR, box=box)
-        off.append((cut_of(photos.opened(encoded), box, side, side).astype(float) - pillows).mean((0, 1)))
+        off.append((cut_of(opened(encoded), box, side, side).astype(float) - pillows).mean((0, 1)))
     pixels = (off[0] - off[1])[:2] / 2 / 255 * (801, 603)
     assert (abs(pixels) < 0.5).all()
 
@@ -98,34 +111,108 @@ def test_no_part_is_decoded_with_fewer_pixels_than_are_wanted(side: int, factor:
 
 def test_a_gray_photo_is_rgb() -> None:
     encoded = jpeg(smooth(2, (64, 48)).convert("L"))
-    assert_close(cut_of(photos.opened(encoded), (0, 0, 64, 48), 48, 64), encoded)
+    assert_close(cut_of(opened(encoded), (0, 0, 64, 48), 48, 64), encoded)
 
 
-def test_what_is_no_plain_photo_is_left_to_pillow() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_whole_of_png_and_webp_is_pillows(kind: str, size: tuple[int, int]) -> None:
+    encoded = exactly(kind, smooth(1, size))
+    photo = opened(encoded)
+    assert (photo.kind, photo.width, photo.height) == (kind.split()[0], *size)
+    np.testing.assert_array_equal(cut_of(photo, (0, 0, *size), size[1], size[0]), preprocess.decode(encoded))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_png_and_webp_lie_where_pillow_cuts_them(kind: str) -> None:
+    size = (801, 603)
+    encoded = exactly(kind, gradient(size))
+    rng = np.random.default_rng(0)
+    for side in (16, 33, 60, 130, 300, 700):
+        left, top = rng.uniform(0, size[0] / 2), rng.uniform(0, size[1] / 2)
+        box = (left, top, left + size[0] / 2, top + size[1] / 2)
+        ours = cut_of(opened(encoded), box, side, side).astype(float)
+        pillows = preprocess.decode(encoded).resize((side, side), Image.Resampling.BILINEAR, box=box)
+        # Half a pixel is a sixth of a level to the right, and a fifth down.
+        assert abs(ours - pillows)[..., :2].mean() < 0.8
+
+
+def test_a_reduced_png_has_the_mean_of_its_pixels() -> None:
+    """And not every eighth of them, which of stripes is one colour."""
+    stripes = np.zeros((480, 640, 3), np.uint8)
+    stripes[:, ::2] = 255
+    part = cut_of(opened(encoded_as("png", Image.fromarray(stripes))), (0, 0, 640, 480), 24, 32)
+    assert abs(part.astype(float) - 127.5).max() <= 1
+
+
+def not_plain() -> dict[str, bytes | np.ndarray | None]:
     image = smooth(3, (64, 48))
-    png = io.BytesIO()
-    image.save(png, "png")
     exif = Image.Exif()
-    exif[photos.ORIENTATION] = 6
-    for encoded in (png.getvalue(), jpeg(image, exif=exif), jpeg(image.convert("CMYK")), None, np.asarray(image)):
-        assert photos.opened(encoded) is None
+    exif[ORIENTATION] = 6
+    clear, other = image.convert("RGBA"), smooth(4, (64, 48))
+    clear.putalpha(100)
+    return {
+        "jpeg turned": jpeg(image, exif=exif),
+        "jpeg cmyk": jpeg(image.convert("CMYK")),
+        "png turned": encoded_as("png", image, exif=exif),
+        "png palette": encoded_as("png", image.convert("P")),
+        "png gray": encoded_as("png", image.convert("L")),
+        "png 16 bits": encoded_as("png", Image.fromarray(np.zeros((48, 64), np.uint16))),
+        "png clear": encoded_as("png", clear),
+        "png one colour clear": encoded_as("png", image, transparency=(1, 2, 3)),
+        "png moving": encoded_as("png", image, save_all=True, append_images=[other]),
+        "webp turned": encoded_as("webp", image, exif=exif),
+        "webp clear": encoded_as("webp", clear),
+        "webp lossless clear": encoded_as("webp", clear, lossless=True),
+        "webp moving": encoded_as("webp", image, save_all=True, append_images=[other]),
+        "gif": encoded_as("gif", image),
+        "none": None,
+        "pixels": np.asarray(image),
+        "nothing": b"",
+        "cut off": encoded_as("webp", image)[:20],
+    }
+
+
+@pytest.mark.parametrize("name", not_plain())
+def test_what_is_no_plain_photo_is_left_to_pillow(name: str) -> None:
+    assert opened(not_plain()[name]) is None
+
+
+def test_what_xmp_turns_is_left_to_pillow() -> None:
+    image, exif = smooth(3, (64, 48)), Image.Exif()
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:'
     xmp += b'Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
-    assert photos.opened(jpeg(image, xmp=xmp)) is None
-    exif[photos.ORIENTATION] = 1
-    assert photos.opened(jpeg(image, exif=exif)) is not None
+    assert opened(jpeg(image, xmp=xmp)) is None
+    exif[ORIENTATION] = 1
+    assert opened(jpeg(image, exif=exif)) is not None
 
 
 def test_a_damaged_photo_is_bad_and_an_untidy_one_is_not() -> None:
     encoded = jpeg(smooth(4, (64, 48)))
     with pytest.raises(BadRecord, match="cannot be decoded"):
-        cut_of(photos.opened(encoded[:-200]), (0, 0, 64, 48), 48, 64)
-    assert photos.opened(b"\xff\xd8nothing") is None, "Pillow says what is wrong with it"
+        cut_of(opened(encoded[:-200]), (0, 0, 64, 48), 48, 64)
+    assert opened(b"\xff\xd8nothing") is None, "Pillow says what is wrong with it"
     # Bytes behind the last row: simplejpeg refuses what libjpeg-turbo warns of.
     untidy = encoded[:-2] + 500 * b"\x11" + encoded[-2:]
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(untidy)
-    assert_close(cut_of(photos.opened(untidy), (0, 0, 64, 48), 48, 64), encoded)
+    assert_close(cut_of(opened(untidy), (0, 0, 64, 48), 48, 64), encoded)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_png_and_webp_are_damaged_where_pillow_says_so(kind: str) -> None:
+    whole, refused = exactly(kind, smooth(4, (64, 48))), 0
+    for size in (*range(40, len(whole) - 24, 97), *range(len(whole) - 24, len(whole))):
+        photo = opened(whole[:size])
+        try:
+            pillows = np.asarray(preprocess.decode(whole[:size]))
+        except BadRecord:
+            refused += 1
+            with pytest.raises(BadRecord, match="cannot be decoded"):
+                cut_of(photo, (0, 0, 64, 48), 48, 64)
+        else:
+            np.testing.assert_array_equal(cut_of(photo, (0, 0, 64, 48), 48, 64), pillows)
+    assert refused > 20
 
 
 def test_the_part_is_the_one_that_pillow_would_have_cut() -> None:
@@ -135,7 +222,7 @@ def test_the_part_is_the_one_that_pillow_would_have_cut() -> None:
     for seed in range(5):
         ours, pillows = (
             np.asarray(random_crop(image, config, np.random.default_rng(seed), out)).astype(float)
-            for image in (photos.opened(encoded), preprocess.decode(encoded))
+            for image in (opened(encoded), preprocess.decode(encoded))
         )
         # Decoded at a half, a pixel is 2.1 levels of its place.
         assert abs(ours - pillows).mean() < 2.0

@@ -1,0 +1,116 @@
+"""Which encoded images are plain photos: what their first bytes say, so that all others can be left to Pillow.
+
+Plain is upright, of 8 bits a colour, without transparency, animation or CMYK, and not larger than Pillow takes.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mmjax.data import preprocess
+from mmjax.data.optional import imported
+
+JPEG, EXIF, XMP = b"\xff\xd8", b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
+MARKER, APP1, START_OF_SCAN = 0xFF, 0xE1, 0xDA
+ORIENTATION = 0x0112
+"""EXIF's number for it; 1 is upright."""
+COLOURS = ("YCbCr", "RGB", "Gray")
+PNG, PNG_HEADER = b"\x89PNG\r\n\x1a\n", b"\x08\x02\x00\x00"
+"""Before the bytes of the image: eight bits, of red, green and blue, in PNG's only compression and filtering."""
+PNG_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"sBIT")
+"""Those that say nothing of transparency, animation or turning."""
+WEBP_LOSSY, WEBP_LOSSLESS = b"VP8 ", b"VP8L"
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Past which Pillow calls it a bomb."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A plain photo of `width` x `height` pixels, `encoded` as "jpeg", "png" or "webp"."""
+
+    encoded: bytes
+    kind: str
+    width: int
+    height: int
+
+
+def opened(image: bytes | object) -> Photo | None:
+    """The photo in these bytes; None where they are no plain one."""
+    if not isinstance(image, bytes):
+        return None
+    if image.startswith(JPEG):
+        found = _jpeg(image)
+    elif image.startswith(PNG):
+        found = _png(image)
+    else:
+        found = _webp(image)
+    return found if found is not None and found.width * found.height <= MOST_PIXELS else None
+
+
+def _jpeg(image: bytes) -> Photo | None:
+    (simplejpeg,) = imported("data.augment.decoder = 'turbo'", "requirements-photos.txt", "simplejpeg")
+    if _is_turned(image):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
+    except ValueError:
+        return None
+    return Photo(image, "jpeg", width, height) if colours in COLOURS else None
+
+
+def _is_turned(image: bytes) -> bool:
+    """Whether the EXIF data of a JPEG, which Pillow reads, says so."""
+    if not _has_exif(image):
+        return False
+    try:
+        return Image.open(io.BytesIO(image), formats=("JPEG",)).getexif().get(ORIENTATION, 1) != 1
+    except preprocess.UNDECODABLE:
+        return True
+
+
+def _has_exif(image: bytes) -> bool:
+    """Whether a segment before the pixels is EXIF's, or XMP's, which may say it too.
+
+    A segment is a marker, and the length of what follows (ITU T.81, B.1).
+    """
+    place = len(JPEG)
+    while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
+        if image[place + 1] == APP1 and image.startswith((EXIF, XMP), place + 4):
+            return True
+        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+    # Where segments do not follow each other, Pillow may find some yet.
+    return image[place : place + 1] != bytes([MARKER])
+
+
+def _png(image: bytes) -> Photo | None:
+    """By its header, and the names of its chunks (PNG, third edition, 5.3 and 11.2.1)."""
+    plain = (
+        image[12:16] == b"IHDR" and image[24:28] == PNG_HEADER and all(kind in PNG_CHUNKS for kind in _chunks(image))
+    )
+    return (
+        Photo(image, "png", int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")) if plain else None
+    )
+
+
+def _chunks(image: bytes) -> Iterator[bytes]:
+    place = len(PNG)
+    while place + 8 <= len(image):
+        yield image[place + 4 : place + 8]
+        place += 12 + int.from_bytes(image[place : place + 4], "big")
+
+
+def _webp(image: bytes) -> Photo | None:
+    """Of the simple file formats (RFC 9649, 2.5 and 2.6); the extended one may have more than a photo has."""
+    if not (image.startswith(b"RIFF") and image[8:12] == b"WEBP") or len(image) < 30:
+        return None
+    if image[12:16] == WEBP_LOSSY:
+        # Fourteen bits each; the other two say how it is to be enlarged, which nobody does.
+        sides = (int.from_bytes(image[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        return Photo(image, "webp", *sides)
+    bits = int.from_bytes(image[21:25], "little")
+    has_alpha = bool(bits >> 28 & 1)
+    if image[12:16] != WEBP_LOSSLESS or has_alpha:
+        return None
+    return Photo(image, "webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
