@@ -68,7 +68,8 @@ def read(options: argparse.Namespace, model: Embedder) -> Split:
     records = [source[index] for index in range(min(len(source), options.limit or len(source)))]
     captions = [record.captions[0] for record in records]
     different = list(dict.fromkeys(captions))
-    pixels = [model.prepare_image(picture(record.image))["pixel_values"] for record in records]
+    images = [record.image for record in records if record.image is not None]
+    pixels = [model.prepare_image(picture(image))["pixel_values"] for image in images]
     text_of_image = np.array([different.index(caption) for caption in captions])
     return Split({"pixel_values": torch.cat(pixels)}, model.prepare_texts(different), text_of_image)
 

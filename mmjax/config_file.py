@@ -38,10 +38,10 @@ def load_config(path: str) -> ml_collections.ConfigDict:
 
 
 def check_keys(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
-    """Refuses an override of a key that `config` does not have.
+    """Refuses an override of a key that `config` does not have, or of a whole list, which has no form in a flag.
 
     Raises:
-        UserError: with the whole key, and the nearest of those beside it.
+        UserError: with the whole key, and the nearest of those beside it, or the first in it.
     """
     for argument in arguments:
         match = OVERRIDE.match(argument)
@@ -57,6 +57,11 @@ def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
             remedy = suggestion(name, known) if known else f"what stands before {name!r} has no parts"
             raise UserError(f"unknown key config.{key}: {remedy}")
         node = known[name]
+    if isinstance(node, list):
+        raise UserError(
+            f"config.{key} is a list, which a flag does not replace: override what is in it, "
+            f"config.{key}[0].KEY=VALUE, or change the config file"
+        )
 
 
 def _names_in(node: Any) -> dict[str, Any]:

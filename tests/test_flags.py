@@ -73,6 +73,12 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, capsys
     assert text.count("\n") == 1
 
 
+def test_a_list_of_sections_is_not_replaced_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = outcome(capsys, f"--config={CONFIG}", "--config.optim.rules=()")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "config.optim.rules is a list, which a flag does not replace" in said
+
+
 def test_a_missing_config_file_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = outcome(capsys, f"--config={CONFIG.replace('config', 'confg')}")
     assert status == 2

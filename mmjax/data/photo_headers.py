@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mmjax.data import preprocess
-from mmjax.data.optional import imported
 
 JPEG, EXIF, XMP = b"\xff\xd8", b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 MARKER, APP1, START_OF_SCAN = 0xFF, 0xE1, 0xDA
+SCAN = bytes([MARKER, START_OF_SCAN])
+FRAMES = (0xC0, 0xC1, 0xC2)
+"""Frames of the three processes that photos have: baseline, extended and progressive, coded by Huffman."""
 ORIENTATION = 0x0112
 """EXIF's number for it; 1 is upright."""
-COLOURS = ("YCbCr", "RGB", "Gray")
 PNG, PNG_HEADER = b"\x89PNG\r\n\x1a\n", b"\x08\x02\x00\x00"
 """Before the bytes of the image: eight bits, of red, green and blue, in PNG's only compression and filtering."""
 PNG_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"sBIT")
@@ -50,38 +51,30 @@ def opened(image: bytes | object) -> Photo | None:
 
 
 def _jpeg(image: bytes) -> Photo | None:
-    (simplejpeg,) = imported("data.augment.decoder = 'turbo'", "requirements-photos.txt", "simplejpeg")
-    if _is_turned(image):
+    """By its frame header, of a gray photo or of one in three colours (ITU T.81, B.1 and B.2.2)."""
+    frame, may_be_turned = 0, False
+    place = len(JPEG)
+    while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
+        if image[place + 1] in FRAMES:
+            frame = place + 4
+        elif image[place + 1] == APP1:
+            may_be_turned = may_be_turned or image.startswith((EXIF, XMP), place + 4)
+        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+    # Where segments do not follow each other up to the scan, Pillow may find some yet.
+    if not frame or image[place : place + 2] != SCAN or image[frame] != 8 or image[frame + 5] not in (1, 3):
         return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
-    except ValueError:
+    height, width = (int.from_bytes(image[at : at + 2], "big") for at in (frame + 1, frame + 3))
+    if not height or not width or (may_be_turned and _is_turned(image)):
         return None
-    return Photo(image, "jpeg", width, height) if colours in COLOURS else None
+    return Photo(image, "jpeg", width, height)
 
 
 def _is_turned(image: bytes) -> bool:
     """Whether the EXIF data of a JPEG, which Pillow reads, says so."""
-    if not _has_exif(image):
-        return False
     try:
         return Image.open(io.BytesIO(image), formats=("JPEG",)).getexif().get(ORIENTATION, 1) != 1
     except preprocess.UNDECODABLE:
         return True
-
-
-def _has_exif(image: bytes) -> bool:
-    """Whether a segment before the pixels is EXIF's, or XMP's, which may say it too.
-
-    A segment is a marker, and the length of what follows (ITU T.81, B.1).
-    """
-    place = len(JPEG)
-    while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
-        if image[place + 1] == APP1 and image.startswith((EXIF, XMP), place + 4):
-            return True
-        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
-    # Where segments do not follow each other, Pillow may find some yet.
-    return image[place : place + 1] != bytes([MARKER])
 
 
 def _png(image: bytes) -> Photo | None:

@@ -35,7 +35,6 @@ class Record:
       name: where the record comes from, for messages.
       regions: what stands in place of the image's pixels, where the data is read for that.
       answer: the class of the answer to the question that the captions ask, where the data has one.
-      path: the file that is the image, where it is one of its own.
       frames: of a video all that are stored, in their order, each as `image`; a training example shows one of them.
       licence: what the data says of this image's, where it is asked for; "" where it says nothing.
     """
@@ -46,7 +45,6 @@ class Record:
     name: str
     regions: Regions | None = None
     answer: int | None = None
-    path: str | None = None
     frames: tuple[bytes | np.ndarray, ...] = ()
     licence: str = ""
 

@@ -251,6 +251,13 @@ def folder_of(address: str) -> str:
     return posixpath.dirname(address.partition("?")[0] if address.startswith(WEB) else address)
 
 
+def is_inside(address: str, folder: str) -> bool:
+    """Whether a file lies in a folder, or in one of its folders, wherever its links lead."""
+    if is_remote(folder):
+        return address.startswith(f"{folder}/") and ".." not in address.split("/")
+    return not is_remote(address) and Path(address).resolve().is_relative_to(Path(folder).resolve())
+
+
 def is_remote(address: str) -> bool:
     """Whether it is an address of elsewhere, and not a path of this machine."""
     return "://" in address and not address.startswith(HERE)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
     if options.out.exists():
         raise UserError(f"--out {options.out} exists: remove it, or choose another folder")
-    records = open_records(options.data, options.split)
+    records = open_records(options.data, options.split, options.image_key, options.text_key)
     embedder = load_embedder(ModelConfig(options.model, options.device, options.dtype))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".index-") as draft:
@@ -64,6 +64,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="exported folder (Hugging Face layout)")
     parser.add_argument("--data", required=True, help="a data.source of training, such as imagefolder:DIR")
     parser.add_argument("--split", help="split of the data; by default train, or the only one")
+    parser.add_argument("--image-key", default="image", help="feature, member or column of the images (image)")
+    parser.add_argument("--text-key", default="text", help="and that of the captions (text)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not exist")
     parser.add_argument("--kind", choices=KINDS, default="flat", help="flat is exact; ivf and hnsw approximate")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

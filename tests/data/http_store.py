@@ -23,7 +23,7 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder, self.status, self.times = folder, 0, 0
-        self.manner, self.ranges = "", 0
+        self.manner, self.ranges, self.requests = "", 0, 0
         self.stopped = threading.Event()
 
     def refuse(self, status: int, times: int) -> None:
@@ -47,6 +47,7 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             self._answer(with_body=True)
 
         def _answer(self, with_body: bool) -> None:
+            store.requests += 1
             path = store.folder / urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if store.takes_refusal():

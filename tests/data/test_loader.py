@@ -275,3 +275,19 @@ def test_parts_of_a_step_are_joined_row_by_row() -> None:
 def test_several_tasks_of_a_step_come_from_several_workers() -> None:
     config = replace(CONFIG, batch_size=192, text_len=12, captions=CaptionConfig(pair=True))
     assert_equal(train(config, num_steps=2), train(replace(config, num_workers=2), num_steps=2))
+
+
+def test_arrays_of_a_step_are_let_go_once_all_its_tasks_have_their_rows() -> None:
+    made = []
+    arrays = loader.StepArrays(lambda rows: made.append(rows) or {"image": np.zeros((rows, 2))}, 12, 4)
+    parts = {
+        (step, part): arrays.part(step, slice(4 * part, 4 * part + 4))["image"] for step in (0, 1) for part in range(3)
+    }
+    for (step, part), rows in parts.items():
+        assert rows.shape == (4, 2)
+        rows[...] = 10 * step + part
+    assert parts[0, 0].base is parts[0, 2].base
+    assert parts[0, 0].base is not parts[1, 0].base
+    assert parts[1, 0].base[:, 0].tolist() == [10] * 4 + [11] * 4 + [12] * 4
+    assert made == [12, 12]
+    assert not arrays._open

@@ -17,6 +17,7 @@ from mmjax.data.order import record_index
 from mmjax.data.patience import PatientSource
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.records import BadRecord, Record, Unreachable
+from mmjax.data.sources.fields import Keys
 from mmjax.data.sources.imagefolder import image_folder
 from mmjax.data.sources.tfds import TfdsSource
 from mmjax.data.tokenizer import Tokenizer
@@ -140,10 +141,10 @@ def test_a_shard_that_is_gone_may_come_back_and_a_short_one_is_bad(tfds_folder: 
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadRecord, match="its shard does not hold it: the file is cut off or damaged"):
-        TfdsSource(tfds_folder, "train", text_key="label")[0]
+        TfdsSource(tfds_folder, "train", Keys(text="label"))[0]
     shard.unlink()
     with pytest.raises(Unreachable, match="its shard cannot be read: .*No such file"):
-        TfdsSource(tfds_folder, "train", text_key="label")[0]
+        TfdsSource(tfds_folder, "train", Keys(text="label"))[0]
 
 
 def test_skipping_counts_towards_the_limit() -> None:

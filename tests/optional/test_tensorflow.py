@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from mmjax.data.sources import tfds as source_of_tfds
+from mmjax.data.sources.fields import Keys
 from mmjax.data.sources.specs import open_source
 from mmjax.data.tfds_writer import Description, write_directory
 
@@ -122,7 +123,7 @@ def test_mock_data_is_read(name: str, text_key: str, monkeypatch: pytest.MonkeyP
         builder = tfds.builder(name)
         monkeypatch.setattr(source_of_tfds, "open_builder", lambda _: builder)
         has_image = "image" in builder.info.features
-        source = source_of_tfds.TfdsSource(Path(name), "train", "image" if has_image else "", text_key)
+        source = source_of_tfds.TfdsSource(Path(name), "train", Keys("image" if has_image else "", text_key))
         assert len(source) == 7
         for number in range(7):
             assert source[number].captions[0].strip()

@@ -9,34 +9,32 @@ from mmjax.data.nearest import unknown_name
 from mmjax.data.optional import imported
 from mmjax.data.records import BadRecord, Record, check_index
 from mmjax.data.sources import fields, slices
-from mmjax.data.sources.fields import LICENCE_SETTING, NOTHING
+from mmjax.data.sources.fields import Keys
 from mmjax.errors import UserError
 
 
 class ArrowSource:
     """A source over the rows of a `datasets.Dataset`, called `where` in messages.
 
-    `image_key` names a column of images, of encoded bytes, of paths (relative to `folder`, absolute, or addresses), or
-    of lists of them, the frames of videos; "" reads none. `text_key` names texts, lists of them, or a class label,
-    whose name is the caption; "captions/en" reaches into nested fields. `licence_key` names the image's licence, ""
-    none. The class name of a record is that of the one class label, if there is exactly one.
+    Images are images of `datasets`, encoded bytes, paths (relative to `folder`, absolute, or addresses), or lists of
+    these, the frames of videos. Captions are texts, lists of them, or a class label, whose name is the caption;
+    "captions/en" reaches into nested fields. The class name of a record is that of the one class label, if there is
+    exactly one.
 
     Raises:
         UserError: there is no such column, or no row.
     """
 
-    def __init__(self, rows: Any, where: str, image_key: str, text_key: str, folder: str = "", licence_key: str = ""):
-        self._where, self._image_key, self._text_key, self._folder = where, image_key, text_key, folder
-        self._licence_key = licence_key
-        text_column, licence_column = text_key.partition("/")[0], licence_key.partition("/")[0]
-        settings = {"data.image_key": image_key, "data.text_key": text_column, LICENCE_SETTING: licence_column}
-        for setting, column in settings.items():
-            if column and column not in rows.column_names:
+    def __init__(self, rows: Any, where: str, keys: Keys, folder: str = ""):
+        self._where, self._keys, self._folder = where, keys, folder
+        columns = keys.columns()
+        for setting, column in columns.items():
+            if column not in rows.column_names:
                 raise unknown_name(f"{where}: {setting}", column, rows.column_names)
         if not len(rows):
             raise UserError(f"{where} is empty: choose another split, or write some rows")
         self._names = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "int2str")}
-        wanted = {image_key, text_column, licence_column, *self._names} - {""}
+        wanted = {*columns.values(), *self._names}
         self._rows = _encoded(rows.select_columns([column for column in rows.column_names if column in wanted]))
 
     def __len__(self) -> int:
@@ -46,16 +44,9 @@ class ArrowSource:
         check_index(index, self)
         row = self._row(index)
         captions = fields.captions(self._text(row))
-        seen = fields.pixels(row[self._image_key], self._folder) if self._image_key else NOTHING
-        return Record(
-            seen.image,
-            captions,
-            self._class_name(row),
-            f"{self._where} record {index}",
-            path=seen.path,
-            frames=seen.frames,
-            licence=self._licence(row),
-        )
+        seen, name = fields.pixels(row, self._keys, self._folder), f"{self._where} record {index}"
+        licence = self._licence(row)
+        return Record(seen.image, captions, self._class_name(row), name, frames=seen.frames, licence=licence)
 
     def _row(self, index: int) -> Mapping[str, Any]:
         try:
@@ -67,12 +58,12 @@ class ArrowSource:
             raise BadRecord(f"it cannot be read: {error}") from error
 
     def _text(self, row: Mapping[str, Any]) -> Any:
-        value = fields.field(row, self._text_key)
-        names = self._names.get(self._text_key)
+        value = fields.field(row, self._keys.text)
+        names = self._names.get(self._keys.text)
         return value if names is None or value is None else names[value]
 
     def _licence(self, row: Mapping[str, Any]) -> str:
-        names, value = self._names.get(self._licence_key), fields.licence(row, self._licence_key)
+        names, value = self._names.get(self._keys.licence), fields.licence(row, self._keys.licence)
         return names[int(value)] if names and value else value
 
     def _class_name(self, row: Mapping[str, Any]) -> str | None:
@@ -82,13 +73,13 @@ class ArrowSource:
         return None if row[column] is None or row[column] < 0 else names[row[column]]
 
 
-def saved(folder: Path, split: str, image_key: str, text_key: str, licence_key: str = "") -> Any:
+def saved(folder: Path, split: str, keys: Keys) -> Any:
     """A source over one split of what `save_to_disk` wrote, or over a part of it ("train[:90%]")."""
     splits = _load(folder)
     name = split.partition("[")[0]
     if name not in splits:
         raise unknown_name(f"{folder}: split", name, splits)
-    source = ArrowSource(splits[name], f"{folder} [{name}]", image_key, text_key, str(folder), licence_key)
+    source = ArrowSource(splits[name], f"{folder} [{name}]", keys, str(folder))
     return slices.sliced(source, split, str(folder), whole=name)
 
 
@@ -97,7 +88,7 @@ def saved_splits(folder: Path) -> tuple[str, ...]:
     return tuple(_load(folder))
 
 
-def parquet(pattern: str, split: str, image_key: str, text_key: str, licence_key: str = "") -> Any:
+def parquet(pattern: str, split: str, keys: Keys) -> Any:
     """A source over the rows of all files of a pattern, in its order, or over a part of them.
 
     Parquet has no access by row: `datasets` writes the rows once into its cache, as Arrow, and maps them from there.
@@ -109,7 +100,7 @@ def parquet(pattern: str, split: str, image_key: str, text_key: str, licence_key
     except Exception as error:  # It wraps what Arrow, a storage, or the disk said, each in errors of its own.
         raise UserError(f"{pattern} cannot be read as Parquet ({_reason(error)}): check the files") from error
     folder = storage.folder_of(addresses[0])
-    return slices.sliced(ArrowSource(rows, pattern, image_key, text_key, folder, licence_key), split, pattern)
+    return slices.sliced(ArrowSource(rows, pattern, keys, folder), split, pattern)
 
 
 def _load(folder: Path) -> Mapping[str, Any]:

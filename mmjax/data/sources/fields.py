@@ -1,6 +1,7 @@
 """What a record's fields say: a place in nested fields, captions, and an image in the forms that formats have."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,8 +9,30 @@ import numpy as np
 from mmjax.data import storage
 from mmjax.data.records import BadRecord, middle, require_caption
 
-LICENCE_SETTING = "licence_key"
-"""What messages call the setting that names it."""
+IMAGE_SETTING, TEXT_SETTING, LICENCE_SETTING = "data.image_key", "data.text_key", "licence_key"
+"""What messages call the settings that name them."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Which fields of a record are read, by the names that its format has for them.
+
+    Attributes:
+      image: the image, or of lists of them a video's frames; "" reads none.
+      text: the caption, or a list of captions.
+      licence: the image's licence, which may be missing; "" reads none.
+      within: a folder outside of which no file is read for an image; None reads whatever is named.
+    """
+
+    image: str = "image"
+    text: str = "text"
+    licence: str = ""
+    within: str | None = None
+
+    def columns(self, image_setting: str = IMAGE_SETTING) -> dict[str, str]:
+        """The column or member that each setting is about, of those that name one: "a" of "a/b"."""
+        named = {image_setting: self.image, TEXT_SETTING: self.text, LICENCE_SETTING: self.licence}
+        return {setting: key.partition("/")[0] for setting, key in named.items() if key}
 
 
 def field(fields: Any, place: str) -> Any:
@@ -38,13 +61,13 @@ def captions(value: Any) -> tuple[str, ...]:
     return tuple(require_caption(caption) for caption in found)
 
 
-def image(value: Any, folder: str) -> tuple[bytes, str | None]:
+def image(value: Any, folder: str, within: str | None = None) -> tuple[bytes, str | None]:
     """The encoded image of bytes, of a path, or of `datasets`' pair of both, and the file that it is, if it is one.
 
-    Paths are relative to `folder`, absolute, or addresses.
+    Paths are relative to `folder`, absolute, or addresses. `within` is as of `Keys`.
 
     Raises:
-        BadRecord: it is none of these, or cannot be read (Unreachable where only not now).
+        BadRecord: it is none of these, lies elsewhere, or cannot be read (Unreachable where only not now).
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
@@ -52,28 +75,31 @@ def image(value: Any, folder: str) -> tuple[bytes, str | None]:
         return value, None
     if isinstance(value, str) and value:
         address = storage.joined(folder, value)
+        if within is not None and not storage.is_inside(address, within):
+            raise BadRecord(f"{address} lies outside {within}: copy the image into the folder")
         return storage.read_whole(address, folder), address
     raise BadRecord(f"its image is {value!r:.60}, neither bytes nor a path")
 
 
 class Pixels(NamedTuple):
-    """What a record is seen by: fields of `Record`."""
+    """What a record is seen by."""
 
-    image: bytes | np.ndarray | None
-    path: str | None = None
+    image: bytes | np.ndarray | None = None
     frames: tuple[bytes | np.ndarray, ...] = ()
+    path: str | None = None
 
 
-NOTHING = Pixels(None)
-
-
-def pixels(value: Any, folder: str) -> Pixels:
-    """An image, or of a list of them the frames of a video.
+def pixels(row: Mapping[str, Any], keys: Keys, folder: str) -> Pixels:
+    """The image of a row, or of a list of them the frames of a video; and the file that it is, if it is one.
 
     Raises:
         BadRecord: as `image`, or there is no frame.
     """
+    if not keys.image:
+        return Pixels()
+    value = field(row, keys.image)
     if not isinstance(value, list):
-        return Pixels(*image(value, folder))
-    frames = tuple(image(frame, folder)[0] for frame in value)
-    return Pixels(middle(frames), None, frames)
+        found, path = image(value, folder, keys.within)
+        return Pixels(found, path=path)
+    frames = tuple(image(frame, folder, keys.within)[0] for frame in value)
+    return Pixels(middle(frames), frames)

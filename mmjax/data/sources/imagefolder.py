@@ -1,8 +1,10 @@
 """Records of a folder in the Hugging Face ImageFolder convention: images, and a metadata file that captions them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mmjax.data.nearest import unknown_name
+from mmjax.data.sources.fields import Keys
 from mmjax.data.sources.tables import TableSource
 from mmjax.data.storage import File
 from mmjax.errors import UserError
@@ -12,12 +14,11 @@ FILE_KEY = "file_name"
 FLAT_SPLIT = "train"
 
 
-def image_folder(folder: Path, split: str, text_key: str = "text", licence_key: str = "") -> TableSource:
+def image_folder(folder: Path, split: str, keys: Keys | None = None) -> TableSource:
     """A source over `folder/SPLIT/metadata.jsonl`, or `folder/metadata.jsonl`, which is the split "train".
 
-    Each line has `file_name`, relative to the metadata file, and `text_key`: a caption or a list of them; and may have
-    `licence_key`.
-    `metadata.csv` with those columns does as well.
+    Each line has `file_name`, relative to the metadata file, and what `keys` names beside the image: "text", a caption
+    or a list of them. `metadata.csv` with those columns does as well.
     """
     splits = find_splits(folder)
     if split not in splits:
@@ -25,7 +26,7 @@ def image_folder(folder: Path, split: str, text_key: str = "text", licence_key: 
     metadata = splits[split].absolute()
     file = File(str(metadata), metadata.stat().st_size)
     kind = "csv" if metadata.suffix == ".csv" else "jsonl"
-    return TableSource(file, kind, FILE_KEY, text_key, licence_key, "column")
+    return TableSource(file, kind, replace(keys or Keys(), image=FILE_KEY), "column")
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from mmjax.data.nearest import unknown_name
 from mmjax.data.records import Source
 from mmjax.data.regions import RegionsConfig
 from mmjax.data.sources import arrow, imagefolder, slices
+from mmjax.data.sources.fields import Keys
 from mmjax.data.sources.tables import TableSource
 from mmjax.data.sources.tfds import TfdsSource
 from mmjax.data.sources.tfds_folder import folder_of, open_builder
@@ -37,19 +38,22 @@ def open_source(
     answer_key: str = "",
     regions: RegionsConfig | None = None,
     licence_key: str = "",
+    within: str | None = None,
 ) -> Source:
     """Returns the records of one split.
 
     `image_key` and `text_key` name the features of a TFDS directory, members of tars, or columns of a table (and
     `text_key` that of an image folder), and so does `licence_key` ("" is none) of all but the emoji; `locale` is the
-    language of the emoji captions; `answer_key` and `regions` are read of a TFDS directory alone.
+    language of the emoji captions; `answer_key` and `regions` are read of a TFDS directory alone. `within` is a folder
+    outside of which no file is read for an image.
 
     Raises:
         UserError: an unknown specification, split, key or locale (with the nearest names), or missing or empty data.
     """
     kind, place = parse_spec(spec)
+    keys = Keys(image_key, text_key, licence_key, within)
     if kind == "tfds":
-        return TfdsSource(folder_of(place), split, image_key, text_key, answer_key, regions, licence_key)
+        return TfdsSource(folder_of(place), split, keys, answer_key, regions)
     for name, wanted in (("regions", regions is not None), ("answer_key", bool(answer_key))):
         if wanted:
             raise UserError(f"data.{name} is set, but data.source {spec!r} has none: give tfds:DIR, or leave it out")
@@ -58,14 +62,14 @@ def open_source(
     if kind == "emoji":
         return EmojiSource(split, locale)
     if kind == "imagefolder":
-        return imagefolder.image_folder(_folder(place), split, text_key, licence_key)
+        return imagefolder.image_folder(_folder(place), split, keys)
     if kind == "wds":
-        return slices.sliced(WebDatasetSource(place, image_key, text_key, licence_key), split, spec)
+        return slices.sliced(WebDatasetSource(place, keys), split, spec)
     if kind == "parquet":
-        return arrow.parquet(place, split, image_key, text_key, licence_key)
+        return arrow.parquet(place, split, keys)
     if kind == "hfds":
-        return arrow.saved(_folder(place), split, image_key, text_key, licence_key)
-    return slices.sliced(TableSource(_file(place), kind, image_key, text_key, licence_key), split, spec)
+        return arrow.saved(_folder(place), split, keys)
+    return slices.sliced(TableSource(_file(place), kind, keys), split, spec)
 
 
 def list_splits(spec: str) -> tuple[str, ...]:

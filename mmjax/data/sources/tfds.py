@@ -10,43 +10,37 @@ from google.protobuf.message import DecodeError
 from mmjax.data import regions
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record, Unreachable, check_index, middle, require_caption
-from mmjax.data.sources.fields import LICENCE_SETTING, Pixels
+from mmjax.data.sources.fields import Keys, Pixels
 from mmjax.data.sources.tfds_folder import is_frames, open_builder, open_split
 
 
 class TfdsSource:
     """A source over one split of a TFDS-style directory.
 
-    `split` is TFDS's own syntax ("train", "train[:90%]", "a+b"). `text_key` names a text, a sequence of texts (all of
-    them captions) or a class label (its name is the caption); "captions/text" reaches into a nested feature. The class
-    name of a record is its value of the data set's class label, if it has exactly one. `answer_key` names a number or
-    a class label, and the keys of `regions_config` arrays; `licence_key` a text or class label, the image's licence.
-    Where `image_key` is "" no image is read.
+    `split` is TFDS's own syntax ("train", "train[:90%]", "a+b"). Captions are a text, a sequence of texts or a
+    class label, whose name is the caption; "captions/text" reaches into a nested feature. A sequence of images is the
+    frames of a video. The class name of a record is its value of the data set's class label, if it has exactly one.
+    `answer_key` names a number or a class label, and the keys of `regions_config` arrays; the licence is a text or a
+    class label.
     """
 
     def __init__(
         self,
         folder: Path,
         split: str,
-        image_key: str = "image",
-        text_key: str = "text",
+        keys: Keys | None = None,
         answer_key: str = "",
         regions_config: regions.RegionsConfig | None = None,
-        licence_key: str = "",
     ):
         self._builder = open_builder(folder)
         self._name = f"{folder} [{split}]"
-        self._image_key, self._text_key, self._answer_key = image_key, text_key, answer_key
-        self._regions, self._licence_key = regions_config, licence_key
-        features = self._builder.info.features
-        if image_key:
-            _check_key(folder, "data.image_key", image_key, features)
-        _check_key(folder, "data.text_key", text_key.split("/")[0], features)
+        self._keys, self._answer_key, self._regions = keys or Keys(), answer_key, regions_config
+        image_key, licence_key, features = self._keys.image, self._keys.licence, self._builder.info.features
+        answer = {"data.answer_key": answer_key} if answer_key else {}
+        for setting, key in (self._keys.columns() | answer).items():
+            _check_key(folder, setting, key, features)
         for key in () if regions_config is None else regions_config.keys:
             _check_key(folder, "data.regions: key", key, features)
-        for setting, key in (("data.answer_key", answer_key), (LICENCE_SETTING, licence_key)):
-            if key:
-                _check_key(folder, setting, key, features)
         self._class_names = {
             key: feature.names
             for key, feature in features.items()
@@ -86,15 +80,15 @@ class TfdsSource:
 
     def _pixels(self, example: dict[str, Any]) -> Pixels:
         if not self._has_frames:
-            return Pixels(example[self._image_key] if self._image_key else None)
-        frames = tuple(example[self._image_key])
-        return Pixels(middle(frames), frames=frames)
+            return Pixels(example[self._keys.image] if self._keys.image else None)
+        frames = tuple(example[self._keys.image])
+        return Pixels(middle(frames), frames)
 
     def _texts(self, example: dict[str, Any]) -> list[str]:
-        if self._text_key in self._class_names:
-            return [self._class_names[self._text_key][example[self._text_key]]]
+        if self._keys.text in self._class_names:
+            return [self._class_names[self._keys.text][example[self._keys.text]]]
         value: Any = example
-        for key in self._text_key.split("/"):
+        for key in self._keys.text.split("/"):
             value = value[key]
         texts = [decode_text(text) for text in _flat(value)]
         if not texts:
@@ -102,9 +96,9 @@ class TfdsSource:
         return texts
 
     def _licence(self, example: dict[str, Any]) -> str:
-        if not self._licence_key:
+        if not self._keys.licence:
             return ""
-        value = example[self._licence_key]
+        value = example[self._keys.licence]
         return decode_text(value).strip() if self._licence_names is None else self._licence_names[value]
 
     def _class_name(self, example: dict[str, Any]) -> str | None:

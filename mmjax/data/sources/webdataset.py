@@ -10,11 +10,12 @@ from mmjax.data import storage
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record, check_index, middle
 from mmjax.data.sources import fields
-from mmjax.data.sources.fields import LICENCE_SETTING
+from mmjax.data.sources.fields import IMAGE_SETTING, LICENCE_SETTING, TEXT_SETTING, Keys
 from mmjax.data.sources.tar_index import tar_index
 from mmjax.data.sources.tar_samples import CUT_OFF, DUPLICATE, Sample
 from mmjax.errors import UserError
 
+SETTINGS = (IMAGE_SETTING, TEXT_SETTING, LICENCE_SETTING)
 ANY_IMAGE, ANY_TEXT = "image", "text"
 """Keys with a meaning of their own: whichever member is an image, and the text member."""
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
@@ -26,24 +27,25 @@ MOST_GAP_BYTES = 2**16
 class WebDatasetSource:
     """A source over the tars of a pattern, in its order.
 
-    Members of a sample share its key, and are told apart by what follows it. `image_key` names the one with the image
-    ("image": whichever is one; "": none is read), or with a wildcard those of a video's frames ("frame*.jpg");
-    `text_key` the one with the caption ("text": the `.txt`), or of the `.json` a field, "json/caption", which may be a
-    list of captions. So `licence_key` names the image's licence ("json/license"), which a sample may be without; ""
-    reads none.
+    Members of a sample share its key, and are told apart by what follows it. The image is the member of that name
+    ("image": whichever is one), or with a wildcard those of a video's frames ("frame*.jpg"); the caption ("text": the
+    `.txt`), or of the `.json` a field, "json/caption", which may be a list of captions. So the licence is
+    "json/license", which a sample may be without.
     """
 
-    def __init__(self, pattern: str, image_key: str = ANY_IMAGE, text_key: str = ANY_TEXT, licence_key: str = ""):
+    def __init__(self, pattern: str, keys: Keys | None = None):
+        keys = keys or Keys()
         self._index = tar_index(storage.find(pattern))
-        self._image_kinds = IMAGE_KINDS if image_key == ANY_IMAGE else (image_key.lower(),) if image_key else ()
-        self._frames = image_key.lower() if "*" in image_key else ""
-        kind, _, self._field = text_key.partition("/")
-        licence_kind, _, self._licence_field = licence_key.partition("/")
-        self._licence_kinds = (licence_kind.lower(),) if licence_kind else ()
-        self._text_kinds = TEXT_KINDS if text_key == ANY_TEXT else (kind.lower(),)
-        self._check(pattern, "data.image_key", image_key, self._image_kinds)
-        self._check(pattern, "data.text_key", text_key, self._text_kinds)
-        self._check(pattern, LICENCE_SETTING, licence_key, self._licence_kinds)
+        kinds, self._frames = keys.columns(), keys.image.lower() if "*" in keys.image else ""
+        named: dict[str, tuple[str, ...]] = {setting: (kind.lower(),) for setting, kind in kinds.items()}
+        if keys.image == ANY_IMAGE:
+            named[IMAGE_SETTING] = IMAGE_KINDS
+        if keys.text == ANY_TEXT:
+            named[TEXT_SETTING] = TEXT_KINDS
+        self._image_kinds, self._text_kinds, self._licence_kinds = (named.get(setting, ()) for setting in SETTINGS)
+        self._field, self._licence_field = (key.partition("/")[2] for key in (keys.text, keys.licence))
+        for setting in named:
+            self._check(pattern, setting, kinds[setting], named[setting])
 
     def __len__(self) -> int:
         return len(self._index)
