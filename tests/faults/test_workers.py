@@ -49,7 +49,8 @@ def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     assert process.stdout is not None
     assert process.stdout.readline() == "reads\n"
     yield process
-    process.kill()
+    # With those of its group that a fault may have left.
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
