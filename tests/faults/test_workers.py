@@ -1,5 +1,6 @@
 """Processes that read for one that trains: a notice to all of them ends none, and they end with it however it ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,7 +51,8 @@ def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     assert process.stdout.readline() == "reads\n"
     yield process
     # With those of its group that a fault may have left.
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
