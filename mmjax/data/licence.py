@@ -4,6 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmjax.data.sources.tfds_folder import dataset_folder, folder_of
+from mmjax.errors import UserError
+
 EMOJI = (
     "Images: Noto Emoji (Google LLC, Apache-2.0), Twemoji (Twitter, Inc and other contributors, CC-BY 4.0), Fluent "
     "Emoji (Microsoft Corporation, MIT). Labels and tags: Emojibase (Miles Johnson, MIT)."
@@ -26,7 +29,10 @@ def licence_of(source: str) -> str:
     kind, _, place = source.partition(":")
     if kind == "emoji":
         return EMOJI
-    folder = Path(place).expanduser()
+    try:
+        folder = dataset_folder(folder_of(place)) if kind == "tfds" else Path(place).expanduser()
+    except UserError:
+        return UNKNOWN  # A model may be exported where its data is not.
     info = folder / "dataset_info.json"
     if info.exists():
         stated = json.loads(info.read_text(encoding="utf-8")).get("redistributionInfo", {}).get("license")

@@ -55,11 +55,12 @@ def _jpeg(image: bytes) -> Photo | None:
     frame, may_be_turned = 0, False
     place = len(JPEG)
     while place + 4 <= len(image) and image[place] == MARKER and image[place + 1] != START_OF_SCAN:
-        if image[place + 1] in FRAMES:
+        size = int.from_bytes(image[place + 2 : place + 4], "big")
+        if image[place + 1] in FRAMES and size >= 8 and place + 2 + size <= len(image):
             frame = place + 4
         elif image[place + 1] == APP1:
             may_be_turned = may_be_turned or image.startswith((EXIF, XMP), place + 4)
-        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+        place += 2 + size
     # Where segments do not follow each other up to the scan, Pillow may find some yet.
     if not frame or image[place : place + 2] != SCAN or image[frame] != 8 or image[frame + 5] not in (1, 3):
         return None

@@ -35,6 +35,8 @@ def open_records(spec: str, split: str | None, image_key: str = "image", text_ke
         from mmjax.data.sources import specs  # Here, because most formats need more packages.
 
         within = place if kind == "hfds" else storage.folder_of(place)
+        if kind in ("csv", "jsonl", "parquet"):
+            within = storage.folder_of(storage.find(place)[0].address)
         chosen = _chosen(split, specs.list_splits(spec), spec)
         found = specs.open_source(spec, chosen, image_key=image_key, text_key=text_key, within=within)
         return PatientSource(found, RETRY_SECS)

@@ -169,6 +169,7 @@ def not_plain() -> dict[str, bytes | np.ndarray | None]:
         "none": None,
         "pixels": np.asarray(image),
         "nothing": b"",
+        "jpeg of nine bytes": bytes.fromhex("ffd8ffc0000308ffda"),
         "cut off": encoded_as("webp", image)[:20],
     }
 

@@ -166,16 +166,19 @@ def test_a_killed_preparation_goes_on(folder: Path, tmp_path: Path, step: str, m
 def test_licences_are_counted_filtered_and_kept(folder: Path, tmp_path: Path) -> None:
     """Of images whose licence is said, and of one whose is not."""
     (tmp_path / "pairs").mkdir()
-    names = {0: "cc0", 1: "by", 2: "cc0", 3: " by-nc "}
+    names = {0: "cc0", 1: "by", 2: "cc0", 3: " by-nc ", 5: 70 * "long " + "end"}
     lines = [
         {"file_name": str(folder / "train" / f"{number}.img"), "text": f"a caption of picture {number}", "of": licence}
         for number, licence in names.items()
     ] + [{"file_name": str(folder / "train" / "4.img"), "text": "a caption of picture 4"}]
     (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = run(tmp_path / "pairs", tmp_path / "all", "--licence-key=of")
-    assert found["licences"] == {"cc0": 0.4, "by": 0.2, "by-nc": 0.2, "": 0.2}
-    found = run(tmp_path / "pairs", tmp_path / "some", "--licence-key=of", "--filter=licences=cc0,by")
-    assert (found["kept"], found["dropped"]) == (3, {"licences": 2})
+    counts = {"cc0": 2, "by": 1, "by-nc": 1, names[5][:64]: 1, "": 1}
+    assert found["licences"] == {name: count / 6 for name, count in counts.items()}
+    found = run(tmp_path / "pairs", tmp_path / "long", "--licence-key=of", f"--filter=licences=by, {names[5]}")
+    assert found["kept"] == 2
+    found = run(tmp_path / "pairs", tmp_path / "some", "--licence-key=of", "--filter=licences=cc0, by")
+    assert (found["kept"], found["dropped"]) == (3, {"licences": 3})
     written = open_source(f"tfds:{tmp_path / 'some'}", "train", licence_key="licence")
     assert [written[number].licence for number in range(3)] == ["cc0", "by", "cc0"]
 
@@ -233,9 +236,35 @@ def test_files_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert out.names() == {WORK}
     assert Folder.at(str(tmp_path / "out" / WORK)).names() == {"a.txt"}
-    out.remove()
-    out.remove()
+    (tmp_path / "out" / "of_others").touch()
+    out.give_up()
+    assert out.names() == {"of_others"}
+    (tmp_path / "out" / "of_others").unlink()
+    out.give_up()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_that_grew_is_another_preparation(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was known of a smaller one would leave its new images in."""
+    (tmp_path / "eval").mkdir()
+    lines = (folder / "test" / "metadata.jsonl").read_text().splitlines(keepends=True)
+    for name in ("0.img", "1.img"):
+        (tmp_path / "eval" / name).symlink_to(folder / "test" / name)
+    given = [f"--source=imagefolder:{folder}", f"--out={tmp_path / 'out'}", "--workers=1"]
+    given.append(f"--decontaminate=imagefolder:{tmp_path / 'eval'}")
+
+    def killed(*job: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "eval" / "metadata.jsonl").write_text(lines[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_part", killed)
+        assert ending.status(prepare.main, given) == 130
+    (tmp_path / "eval" / "metadata.jsonl").write_text("".join(lines))
+    assert ending.status(prepare.main, given) == 2
+    assert "was prepared otherwise (held_out" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_killed_at_its_first_word_is_used(folder: Path, tmp_path: Path) -> None:
@@ -252,6 +281,7 @@ def test_a_folder_that_was_killed_at_its_first_word_is_used(folder: Path, tmp_pa
         (["--filter=min_side=5000"], "(11 min_side, 1 unreadable): ask for less"),
         (["--decontaminate=imagefolder:/nowhere"], "data folder /nowhere does not exist"),
         (["--shards=1", "--quality=0"], "--quality=0 is below 1"),
+        (["--distance=64", "--dedup=perceptual"], "--distance=64 is not below the 64 bits of a hash"),
         (["--shards=-2"], "--shards=-2 is below 1"),
         (["--workers=-1"], "--workers=-1 is below 0"),
         (["--filter=licences=cc0"], "--filter licences=... needs to know where they are: give --licence-key"),

@@ -142,6 +142,37 @@ def _killed_while_writing(inner: Callable, settings: object, folder: Folder, run
     inner(settings, folder, killed)
 
 
+def test_a_preparation_that_keeps_nothing_removes_no_bucket(bucket: s3fs.S3FileSystem, tmp_path: Path) -> None:
+    bucket.mkdir("own")
+    given = [f"--source=wds:{tmp_path}/tars/*.tar", "--workers=1", "--filter=min_side=1000", "--out=s3://own"]
+    assert ending.status(prepare.main, given) == 2
+    bucket.invalidate_cache()
+    assert "own" in bucket.ls("")
+    assert bucket.ls("own") == []
+    bucket.rmdir("own")
+
+
+def test_a_folder_that_a_console_made_is_empty(bucket: s3fs.S3FileSystem, tmp_path: Path) -> None:
+    bucket.touch(f"{BUCKET}/prepared/")
+    given = [f"--source=wds:{tmp_path}/tars/*.tar", "--workers=1", f"--out=s3://{BUCKET}/prepared"]
+    assert ending.status(prepare.main, given) == 0
+
+
+def test_what_cannot_be_removed_is_said_and_the_rest_is_finished(
+    bucket: s3fs.S3FileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError("may not be deleted")
+
+    filesystem, _ = storage.filesystem_of(f"s3://{BUCKET}/prepared")
+    given = [f"--source=wds:{tmp_path}/tars/*.tar", "--workers=1", f"--out=s3://{BUCKET}/prepared"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filesystem, "rm", refused)
+        for _ in range(2):
+            assert ending.status(prepare.main, given) == 0
+            assert f"s3://{BUCKET}/prepared/unfinished is left" in capsys.readouterr().err
+
+
 def test_a_bucket_that_is_not_there_is_one_line(
     bucket: s3fs.S3FileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

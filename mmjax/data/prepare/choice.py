@@ -11,10 +11,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mmjax.data.prepare.facts import KEPT, Facts
-from mmjax.data.prepare.settings import Settings
+from mmjax.data.prepare.settings import BITS, Settings
 
 DUPLICATE, CONTAMINATED = "duplicate", "in an evaluation"
-BITS = 64
 SORT_SECS, COMPARE_SECS = 5e-7, 3e-8
 """About what numpy takes for one of many hashes, and for one pair."""
 

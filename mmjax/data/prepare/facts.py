@@ -16,9 +16,8 @@ from mmjax.errors import UserError
 
 KEPT = ""
 UNREADABLE = "unreadable"
-NAMES_OF = (LANGUAGES, LICENCES)
-"""Facts that are names, of which a filter says the wanted ones."""
 LICENCE_TYPE = "U64"
+"""What is counted of a licence: its first 64 letters."""
 MOST_SAID = 100
 """Unreadable records of a part whose reason is kept in full."""
 
@@ -70,7 +69,7 @@ def gather(settings: Settings, source: Source, numbers: range) -> Facts:
         words=np.zeros(size, np.int32),
         formats=np.full(size, "", "U8"),
         languages=np.full(size, "", "U8"),
-        licences=np.full(size, "", LICENCE_TYPE),
+        licences=np.full(size, "", LICENCE_TYPE if settings.licence_key else "U1"),
         said=np.array([], "U200"),
     )
     said = []
@@ -97,16 +96,17 @@ def _fill(found: Facts, row: int, record: Record, settings: Settings) -> None:
     if settings.measure == "perceptual":
         found.looks[row] = perceptual_hash(image)
     found.languages[row], found.licences[row] = language(caption), record.licence
-    found.reasons[row] = _refusal(found, row, settings)
+    found.reasons[row] = _refusal(found, row, settings, record.licence)
 
 
-def _refusal(found: Facts, row: int, settings: Settings) -> str:
+def _refusal(found: Facts, row: int, settings: Settings, licence: str) -> str:
     """The first filter that the record does not pass."""
     short, long = sorted(map(int, found.sides[row]))
     values = {"side": short, "ratio": long / short, "chars": int(found.chars[row]), "words": int(found.words[row])}
+    names = {LANGUAGES: str(found.languages[row]), LICENCES: licence}
     for name, wanted in settings.filters:
-        if name in NAMES_OF:
-            passes = getattr(found, name)[row] in wanted.split(",")
+        if name in names:
+            passes = names[name] in [one.strip() for one in wanted.split(",")]
         else:
             bound, _, what = name.partition("_")
             passes = values[what] >= float(wanted) if bound == "min" else values[what] <= float(wanted)

@@ -37,19 +37,23 @@ class Folder:
 
     def names(self) -> set[str]:
         """Of what lies directly in it; of a folder that is not there, none."""
-        filesystem, path = self._opened()
-        try:
-            return {name.rstrip("/").rpartition("/")[2] for name in filesystem.ls(path, detail=False)}
-        except FileNotFoundError:
-            return set()
+        with self._said():
+            filesystem, path = self._opened()
+            try:
+                found = {name.rstrip("/") for name in filesystem.ls(path, detail=False)}
+            except FileNotFoundError:
+                return set()
+        # A store may have an empty object that stands for the folder itself.
+        return {name.rpartition("/")[2] for name in found if name != path.rstrip("/")}
 
     def exists(self, name: str) -> bool:
-        filesystem, path = self._opened(name)
-        return bool(filesystem.exists(path))
+        with self._said():
+            filesystem, path = self._opened(name)
+            return bool(filesystem.exists(path))
 
     def read(self, name: str) -> bytes:
-        filesystem, path = self._opened(name)
         with self._said():
+            filesystem, path = self._opened(name)
             content: bytes = filesystem.cat_file(path)
         return content
 
@@ -74,11 +78,19 @@ class Folder:
             with self._said():
                 (Path(self.address) / WORK).mkdir(parents=True, exist_ok=True)
 
-    def remove(self, name: str = "") -> None:
-        """With all that is in it."""
-        filesystem, path = self._opened(name)
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
+    def clear(self) -> None:
+        """Removes `WORK`, and nothing that anyone else may have put beside it."""
+        with self._said():
+            filesystem, path = self._opened(WORK)
+            if filesystem.exists(path):
+                filesystem.rm(path, recursive=True)
+
+    def give_up(self) -> None:
+        """As `clear`, and the folder itself where it is left empty and is one of this machine."""
+        self.clear()
+        if not self.is_remote and not self.names():
+            with contextlib.suppress(OSError):  # Whoever stands in it, or owns what is above, keeps an empty folder.
+                Path(self.address).rmdir()
 
     def _place(self, made: Path, name: str) -> None:
         filesystem, path = self._opened(name)
@@ -98,6 +110,8 @@ class Folder:
     def _said(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # Each storage has errors of its own.
             raise UserError(
                 f"{self.address} cannot be used ({storage.reason(error)}): give another --out, or see who may write it"

@@ -71,7 +71,7 @@ def write_part(
 
 
 def _patient(settings: Settings, part: Source | None) -> Source:
-    return PatientSource(part or opened_here(settings), RETRY_SECS)
+    return PatientSource(opened_here(settings) if part is None else part, RETRY_SECS)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,11 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from mmjax.data.patience import PatientSource
 from mmjax.data.prepare import choice, facts, manifest, shards
@@ -42,23 +43,24 @@ def prepare(settings: Settings, folder: Folder, run: Runner) -> dict[str, Any]:
     facts.libraries()
     opened_here.cache_clear()
     source, evaluations = opened(settings), list(evaluations_of(settings))
-    finished = claim(settings, len(source), folder)
+    held_out_sizes = {f"{wanted.source} ({wanted.split})": len(known) for wanted, known in evaluations}
+    finished = claim(settings, {"records": len(source), "held_out": held_out_sizes}, folder)
     if finished is not None:
         return finished
     parts = parts_of(len(source), settings.shards)
     gathered, held_out = look(settings, source, parts, evaluations, folder, run)
     reasons = choice.choose(settings, gathered, held_out)
     if not (reasons == facts.KEPT).any():
-        folder.remove()
+        folder.give_up()
         dropped = manifest.in_words(manifest.dropped(reasons))
         raise UserError(f"nothing of {settings.source} is left ({dropped}): ask for less")
     written = write(settings, source, folder, list(shards.kept_numbers(reasons, parts)), run)
     with folder.filled() as made:
         manifest.draw_sheet(made / manifest.SHEET, PatientSource(source, RETRY_SECS), reasons)
-    found = manifest.manifest(settings, gathered, reasons, written)
+    found = manifest.manifest(settings, gathered, reasons, written) | {"held_out": held_out_sizes}
     # The last word: a folder that has it is finished.
     folder.write(manifest.MANIFEST, manifest.as_bytes(found))
-    folder.remove(WORK)
+    _tidy(folder)
     return found
 
 
@@ -117,17 +119,27 @@ def write(
     return written
 
 
-def claim(settings: Settings, num_records: int, folder: Folder) -> dict[str, Any] | None:
+def _tidy(folder: Folder) -> None:
+    """What is finished is so whether or not what it was made from can be removed."""
+    try:
+        folder.clear()
+    except UserError as error:
+        Console(stderr=True).print(f"{folder}/{WORK} is left: {error}", highlight=False, soft_wrap=True)
+
+
+def claim(settings: Settings, sizes: Mapping[str, Any], folder: Folder) -> dict[str, Any] | None:
     """The manifest of the folder where it is finished; else makes it the one of this preparation, or goes on with it.
 
+    `sizes` are numbers of records, of the source and of what is held out.
+
     Raises:
-        UserError: it is of another preparation, or of a source with another number of records; or it cannot be written.
+        UserError: it is of another preparation, or of sources of other sizes; or it cannot be written.
     """
-    asked = json.loads(json.dumps({**settings.to_dict(), "records": num_records}))
+    asked = json.loads(json.dumps({**settings.to_dict(), **sizes}))
     if folder.exists(manifest.MANIFEST):
         found = _read(folder, manifest.MANIFEST)
-        _refuse_other(folder, {**found["settings"], "records": found["records"]}, asked)
-        folder.remove(WORK)  # It was killed after its last word.
+        _refuse_other(folder, {**found["settings"], **{name: found.get(name) for name in sizes}}, asked)
+        _tidy(folder)  # It was killed after its last word.
         return found
     if folder.exists(ASKED):
         _refuse_other(folder, _read(folder, ASKED), asked)

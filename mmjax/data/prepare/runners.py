@@ -53,13 +53,17 @@ def beam(command: str) -> Runner:
     try:
         name, *options = shlex.split(command) or [""]
         create_runner(name)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--beam {command.strip()!r}: {error}") from error
+        asked = PipelineOptions([f"--runner={name}", *options])
+        unknown = set(asked.get_all_options(retain_unknown_options=True)) - set(asked.get_all_options())
+    except (ValueError, ImportError, AttributeError, TypeError, SystemExit) as error:
+        raise UserError(f"--beam {command.strip()!r} is no runner with its options: {error}") from error
+    if unknown:
+        raise UserError(f"--beam: Beam has no option {' and '.join(f'--{option}' for option in sorted(unknown))}")
 
     def run(work: Callable[..., None], jobs: Sequence[Job], what: str) -> None:
         Console(stderr=True).print(f"{what}: {len(jobs):,} parts by {name}", highlight=False)
         try:
-            with apache_beam.Pipeline(options=PipelineOptions([f"--runner={name}", *options])) as pipeline:
+            with apache_beam.Pipeline(options=asked) as pipeline:
                 # Reshuffled, as a runner may else give all that one step makes to one machine.
                 spread = pipeline | apache_beam.Create(jobs) | apache_beam.Reshuffle()
                 _ = spread | what >> apache_beam.MapTuple(work)

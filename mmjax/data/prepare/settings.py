@@ -10,6 +10,8 @@ from mmjax.errors import UserError
 DEDUPS = ("none", "exact", "perceptual")
 NUMBERS = ("min_side", "max_ratio", "min_chars", "max_chars", "min_words", "max_words")
 LANGUAGES, LICENCES = "languages", "licences"
+BITS = 64
+"""Of a perceptual hash."""
 RECORDS_A_PART = 8192
 """Of a source, which one process does at a time, where nothing else is asked for."""
 
@@ -62,6 +64,9 @@ class Settings:
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name}={getattr(self, name)} is below {least}: give {least} or more")
+
+        if self.distance >= BITS:
+            raise UserError(f"--distance={self.distance} is not below the {BITS} bits of a hash: give 4, or a few more")
 
     @property
     def measure(self) -> str:

@@ -50,8 +50,10 @@ class ArrowSource:
 
     def _row(self, index: int) -> Mapping[str, Any]:
         try:
-            found: Mapping[str, Any] = self._rows[index]
-            return found
+            found = self._rows[index]
+            # Lists of images come as Arrow has them.
+            row: Mapping[str, Any] = found if isinstance(found, Mapping) else found.to_pylist()[0]
+            return row
         except UnicodeDecodeError as error:
             raise BadRecord("its caption is not UTF-8") from error
         except (OSError, ValueError) as error:
@@ -64,7 +66,7 @@ class ArrowSource:
 
     def _licence(self, row: Mapping[str, Any]) -> str:
         names, value = self._names.get(self._keys.licence), fields.licence(row, self._keys.licence)
-        return names[int(value)] if names and value else value
+        return value if names is None or not value else fields.class_name(names, int(value))
 
     def _class_name(self, row: Mapping[str, Any]) -> str | None:
         if len(self._names) != 1:
@@ -119,20 +121,15 @@ def _load(folder: Path) -> Mapping[str, Any]:
 def _encoded(rows: Any) -> Any:
     """The rows with images left as they are stored."""
     for column, kind in rows.features.items():
-        stored = _stored(kind)
-        if stored is not kind:
-            rows = rows.cast_column(column, stored)
-    return rows
+        if _is_decoded(kind):
+            rows = rows.cast_column(column, type(kind)(decode=False))
+    # To cast a list of images would write all of them anew.
+    has_lists = any(_is_decoded(getattr(kind, "feature", None)) for kind in rows.features.values())
+    return rows.with_format("arrow") if has_lists else rows
 
 
-def _stored(kind: Any) -> Any:
-    """The type of a column without decoding, of images or of lists of them; any other as it is."""
-    if hasattr(kind, "decode") and hasattr(kind, "encode_example"):
-        return type(kind)(decode=False)
-    inner = getattr(kind, "feature", None)
-    if inner is None or _stored(inner) is inner:
-        return kind
-    return type(kind)(_stored(inner))
+def _is_decoded(kind: Any) -> bool:
+    return hasattr(kind, "decode") and hasattr(kind, "encode_example")
 
 
 def _datasets() -> Any:

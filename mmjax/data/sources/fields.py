@@ -1,6 +1,6 @@
 """What a record's fields say: a place in nested fields, captions, and an image in the forms that formats have."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,6 +53,11 @@ def licence(fields: Any, place: str) -> str:
     except BadRecord:
         return ""
     return "" if value is None else str(value).strip()
+
+
+def class_name(names: Sequence[str], number: int) -> str:
+    """What a class label says; "" where it is below 0, which stands for none."""
+    return names[number] if number >= 0 else ""
 
 
 def captions(value: Any) -> tuple[str, ...]:

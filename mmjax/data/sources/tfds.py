@@ -1,6 +1,6 @@
 """Records of a TFDS-style directory (ArrayRecord or Parquet shards), read by index and without TensorFlow."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from mmjax.data import regions
 from mmjax.data.nearest import unknown_name
 from mmjax.data.records import BadRecord, Record, Unreachable, check_index, middle, require_caption
-from mmjax.data.sources.fields import Keys, Pixels
+from mmjax.data.sources import fields
+from mmjax.data.sources.fields import IMAGE_SETTING, LICENCE_SETTING, TEXT_SETTING, Keys, Pixels, class_name
 from mmjax.data.sources.tfds_folder import is_frames, open_builder, open_split
 
 
@@ -37,8 +38,9 @@ class TfdsSource:
         self._keys, self._answer_key, self._regions = keys or Keys(), answer_key, regions_config
         image_key, licence_key, features = self._keys.image, self._keys.licence, self._builder.info.features
         answer = {"data.answer_key": answer_key} if answer_key else {}
-        for setting, key in (self._keys.columns() | answer).items():
-            _check_key(folder, setting, key, features)
+        named = {IMAGE_SETTING: image_key, TEXT_SETTING: self._keys.text, LICENCE_SETTING: licence_key}
+        for setting, key in ({setting: key for setting, key in named.items() if key} | answer).items():
+            _check_key(folder, setting, key, features, is_nested=setting in (TEXT_SETTING, LICENCE_SETTING))
         for key in () if regions_config is None else regions_config.keys:
             _check_key(folder, "data.regions: key", key, features)
         self._class_names = {
@@ -46,7 +48,7 @@ class TfdsSource:
             for key, feature in features.items()
             if hasattr(feature, "int2str") and key not in (answer_key, licence_key)
         }
-        self._licence_names = getattr(features[licence_key], "names", None) if licence_key else None
+        self._licence_names = getattr(_feature(features, licence_key), "names", None) if licence_key else None
         self._has_frames = bool(image_key) and is_frames(features[image_key])
         self._examples = open_split(self._builder, split, str(folder), image_key, self._builder.info.splits)
 
@@ -87,10 +89,7 @@ class TfdsSource:
     def _texts(self, example: dict[str, Any]) -> list[str]:
         if self._keys.text in self._class_names:
             return [self._class_names[self._keys.text][example[self._keys.text]]]
-        value: Any = example
-        for key in self._keys.text.split("/"):
-            value = value[key]
-        texts = [decode_text(text) for text in _flat(value)]
+        texts = [decode_text(text) for text in _flat(_at(example, self._keys.text))]
         if not texts:
             raise BadRecord("it has no caption")
         return texts
@@ -98,14 +97,21 @@ class TfdsSource:
     def _licence(self, example: dict[str, Any]) -> str:
         if not self._keys.licence:
             return ""
-        value = example[self._keys.licence]
-        return decode_text(value).strip() if self._licence_names is None else self._licence_names[value]
+        value = _at(example, self._keys.licence)
+        if self._licence_names is not None:
+            return class_name(self._licence_names, int(value))
+        return ", ".join(str(decode_text(one)).strip() for one in _flat(value))
 
     def _class_name(self, example: dict[str, Any]) -> str | None:
         if len(self._class_names) != 1:
             return None
         ((key, names),) = self._class_names.items()
         return names[example[key]]
+
+
+def _at(values: Any, key: str) -> Any:
+    """What is under a key, which may have a slash of its own, or in nested values."""
+    return values[key] if key in values else fields.field(values, key)
 
 
 def _flat(value: Any) -> Iterator[bytes | str]:
@@ -127,6 +133,26 @@ def decode_text(text: bytes | str) -> str:
         raise BadRecord("its caption is not UTF-8") from error
 
 
-def _check_key(folder: Path, setting: str, key: str, features: Iterable[str]) -> None:
-    if key not in features:
-        raise unknown_name(f"{folder}: {setting}", key, features)
+def _check_key(folder: Path, setting: str, key: str, features: Any, is_nested: bool = False) -> None:
+    """Raises UserError where there is no such feature; one in another is "a/b"."""
+    node, parts = features, key.split("/") if is_nested and key not in features else [key]
+    for part in parts:
+        known = _inner(node)
+        if part not in known:
+            raise unknown_name(f"{folder}: {setting}", key if node is features else part, known)
+        node = known[part]
+
+
+def _feature(features: Any, key: str) -> Any:
+    """The one that `_check_key` has found."""
+    if key in features:
+        return features[key]
+    for part in key.split("/"):
+        features = _inner(features)[part]
+    return features
+
+
+def _inner(feature: Any) -> Mapping[str, Any]:
+    """The features in one, or in what it is a sequence of."""
+    inner = getattr(feature, "feature", feature)
+    return dict(inner.items()) if hasattr(inner, "items") else {}

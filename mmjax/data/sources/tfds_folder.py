@@ -19,7 +19,7 @@ def open_builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds  # Here, because it takes most of a second to import.
 
     try:
-        return tfds.builder_from_directory(_dataset_folder(folder))
+        return tfds.builder_from_directory(dataset_folder(folder))
     except ModuleNotFoundError as error:
         raise UserError(
             f"{folder} has features that TFDS cannot read without {error.name}: pip install {error.name}, or write "
@@ -51,7 +51,12 @@ def folder_of(place: str) -> Path:
     return named
 
 
-def _dataset_folder(folder: Path) -> Path:
+def dataset_folder(folder: Path) -> Path:
+    """`folder` itself, or the one of the one data set in it (folder/version, folder/name/version).
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
     if (folder / INFO_NAME).is_file():
         return folder
     found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{INFO_NAME}"))

@@ -114,7 +114,7 @@ def _licence(member: bytes, place: str) -> str:
         value = _value(member, place)
     except BadRecord:
         return ""  # Which is no reason to do without the record.
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).strip()
 
 
 def _numbers_of(kind: str) -> tuple[list[int], str]:

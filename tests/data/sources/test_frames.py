@@ -90,6 +90,13 @@ def test_frames_come_in_their_order(write, tmp_path: Path) -> None:
         source[2]
 
 
+def test_lists_of_images_are_not_written_anew(tmp_path: Path) -> None:
+    spec, key = saved(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert open_source(spec, "train", image_key=key)[0].frames
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_wildcard_that_no_member_fits_is_one_line(tmp_path: Path) -> None:
     spec, _ = tars(tmp_path)
     with pytest.raises(UserError, match=r"data.image_key 'shot\*.png' does not exist"):

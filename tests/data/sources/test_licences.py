@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -76,6 +77,30 @@ def test_a_licence_is_what_the_data_says(write, tmp_path: Path) -> None:
     assert {open_source(spec, "train")[number].licence for number in range(len(SAID))} == {""}
     with pytest.raises(UserError, match="licence_key '?.*licens.*'? does not exist"):
         open_source(spec, "train", licence_key="licens")
+
+
+def test_a_class_label_below_zero_says_nothing(tmp_path: Path) -> None:
+    """And not the last of the names."""
+    labels = datasets.ClassLabel(names=["cc0", "by"])
+    kinds = datasets.Features({"image": datasets.Value("binary"), "text": datasets.Value("string"), "license": labels})
+    of_hf = [{**row, "license": number - 1} for number, row in enumerate(rows())]
+    datasets.Dataset.from_list(of_hf, features=kinds).save_to_disk(str(tmp_path / "saved"))
+    source = open_source(f"hfds:{tmp_path}/saved", "train", licence_key="license")
+    assert [source[number].licence for number in range(3)] == ["", "cc0", "by"]
+
+
+def test_licences_of_tfds_are_texts_lists_numbers_or_nested(tmp_path: Path) -> None:
+    text, number = tfds.features.Text(), tfds.features.Scalar(dtype=np.int64)
+    about = {"license": text, "number": number, "all": tfds.features.Sequence(text)}
+    kinds = tfds.features.FeaturesDict({"image": tfds.features.Image(), "text": text, "about": about})
+    examples = [{"image": png(0), "text": "a", "about": {"license": "cc0", "number": 3, "all": ["cc0", "by"]}}]
+    write_directory(tmp_path / "1.0.0", Description("own", "1.0.0", "tiny"), kinds, {"train": examples})
+    spec = f"tfds:{tmp_path}/1.0.0"
+    for key, said in {"about/license": "cc0", "about/number": "3", "about/all": "cc0, by"}.items():
+        assert open_source(spec, "train", licence_key=key)[0].licence == said
+    for setting, key in (("licence_key", "about/licence"), ("text_key", "about/nope"), ("image_key", "about/image")):
+        with pytest.raises(UserError, match="does not exist"):
+            open_source(spec, "train", **{setting: key})
 
 
 def test_a_licence_of_a_member_of_its_own(tmp_path: Path) -> None:
