@@ -1,6 +1,6 @@
 """Times what decodes a photo and cuts a random part of it, for each format: why `data.augment.decoder` does as it does.
 
-    python benchmarks/decoders.py [--scale 1 --num-photos 64 --repeats 7] [--json FILE]
+    python -m benchmarks.decoders [--scale 1 --num-photos 64 --repeats 7] [--json FILE]
 
 Photos are those of `benchmarks/data.py`, 500 x 375 enlarged by `--scale`, as JPEG (quality 90), lossy WebP (quality 80)
 and PNG, in memory.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mmjax.data.augment import AugmentConfig
 from mmjax.data.captions import CaptionConfig
 from mmjax.data.mixture import PartConfig
+from mmjax.data.patience import RETRY_SECS
 from mmjax.data.preprocess import PreprocessConfig
 from mmjax.data.regions import RegionsConfig
 from mmjax.errors import UserError
@@ -67,7 +68,7 @@ class DataConfig:
     prefetch: int = 2
     cache_bytes: int = 256 * 2**20
     max_bad_share: float = 0.01
-    retry_secs: float = 60.0
+    retry_secs: float = RETRY_SECS
 
     def __post_init__(self) -> None:
         for name in ("num_threads", "num_workers", "prefetch"):

@@ -5,6 +5,8 @@ import tenacity
 from mmjax.data.records import Record, Source, Unreachable
 
 FIRST_WAIT_SECS, LONGEST_WAIT_SECS = 0.2, 10.0
+RETRY_SECS = 60.0
+"""How long, where nobody says otherwise."""
 
 
 class PatientSource:
@@ -14,7 +16,7 @@ class PatientSource:
     that is gone for good costs that time once, and not for each of its records.
     """
 
-    def __init__(self, source: Source, retry_secs: float):
+    def __init__(self, source: Source, retry_secs: float = RETRY_SECS):
         self._source, self._retry_secs = source, retry_secs
         self._gave_up = False
 

@@ -11,7 +11,6 @@ from mmjax.data.sources.fields import Keys
 from mmjax.errors import UserError
 
 FLAT_SPLIT = imagefolder.FLAT_SPLIT
-RETRY_SECS = 60.0
 
 
 def open_records(spec: str, split: str | None, image_key: str = "image", text_key: str = "text") -> Source:
@@ -31,7 +30,7 @@ def open_records(spec: str, split: str | None, image_key: str = "image", text_ke
             found: Source = imagefolder.image_folder(
                 Path(place), _chosen(split, splits, spec), Keys(text=text_key, within=place)
             )
-            return PatientSource(found, RETRY_SECS)
+            return PatientSource(found)
         from mmjax.data.sources import specs  # Here, because most formats need more packages.
 
         within = place if kind == "hfds" else storage.folder_of(place)
@@ -39,7 +38,7 @@ def open_records(spec: str, split: str | None, image_key: str = "image", text_ke
             within = storage.folder_of(storage.find(place)[0].address)
         chosen = _chosen(split, specs.list_splits(spec), spec)
         found = specs.open_source(spec, chosen, image_key=image_key, text_key=text_key, within=within)
-        return PatientSource(found, RETRY_SECS)
+        return PatientSource(found)
     except ModuleNotFoundError as error:
         raise UserError(
             f"--data {spec} needs {error.name}: pip install -r requirements-serving.txt, or use imagefolder:DIR"

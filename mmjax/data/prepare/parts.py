@@ -14,8 +14,6 @@ from mmjax.data.records import Record, Source
 from mmjax.data.sources.slices import part_of
 from mmjax.data.sources.specs import open_source
 
-RETRY_SECS = 60.0
-
 
 def opened(settings: Settings) -> Source:
     return open_source(
@@ -71,7 +69,7 @@ def write_part(
 
 
 def _patient(settings: Settings, part: Source | None) -> Source:
-    return PatientSource(opened_here(settings) if part is None else part, RETRY_SECS)
+    return PatientSource(opened_here(settings) if part is None else part)
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,7 +14,6 @@ from mmjax.data.prepare import choice, facts, manifest, shards
 from mmjax.data.prepare.facts import Facts
 from mmjax.data.prepare.folder import WORK, Folder
 from mmjax.data.prepare.parts import (
-    RETRY_SECS,
     around,
     carried,
     gather_part,
@@ -56,7 +55,7 @@ def prepare(settings: Settings, folder: Folder, run: Runner) -> dict[str, Any]:
         raise UserError(f"nothing of {settings.source} is left ({dropped}): ask for less")
     written = write(settings, source, folder, list(shards.kept_numbers(reasons, parts)), run)
     with folder.filled() as made:
-        manifest.draw_sheet(made / manifest.SHEET, PatientSource(source, RETRY_SECS), reasons)
+        manifest.draw_sheet(made / manifest.SHEET, PatientSource(source), reasons)
     found = manifest.manifest(settings, gathered, reasons, written) | {"held_out": held_out_sizes}
     # The last word: a folder that has it is finished.
     folder.write(manifest.MANIFEST, manifest.as_bytes(found))

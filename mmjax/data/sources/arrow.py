@@ -62,7 +62,7 @@ class ArrowSource:
     def _text(self, row: Mapping[str, Any]) -> Any:
         value = fields.field(row, self._keys.text)
         names = self._names.get(self._keys.text)
-        return value if names is None or value is None else names[value]
+        return value if names is None or value is None else fields.class_name(names, value)
 
     def _licence(self, row: Mapping[str, Any]) -> str:
         names, value = self._names.get(self._keys.licence), fields.licence(row, self._keys.licence)
@@ -72,7 +72,7 @@ class ArrowSource:
         if len(self._names) != 1:
             return None
         ((column, names),) = self._names.items()
-        return None if row[column] is None or row[column] < 0 else names[row[column]]
+        return None if row[column] is None else fields.class_name(names, row[column]) or None
 
 
 def saved(folder: Path, split: str, keys: Keys) -> Any:

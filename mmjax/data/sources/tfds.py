@@ -21,8 +21,8 @@ class TfdsSource:
     `split` is TFDS's own syntax ("train", "train[:90%]", "a+b"). Captions are a text, a sequence of texts or a
     class label, whose name is the caption; "captions/text" reaches into a nested feature. A sequence of images is the
     frames of a video. The class name of a record is its value of the data set's class label, if it has exactly one.
-    `answer_key` names a number or a class label, and the keys of `regions_config` arrays; the licence is a text or a
-    class label.
+    `answer_key` names a number or a class label, and the keys of `regions_config` arrays; the licence is a text, a
+    number, a sequence of them, or a class label, and may be nested. A class label below 0 says nothing.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TfdsSource:
 
     def _texts(self, example: dict[str, Any]) -> list[str]:
         if self._keys.text in self._class_names:
-            return [self._class_names[self._keys.text][example[self._keys.text]]]
+            return [class_name(self._class_names[self._keys.text], int(example[self._keys.text]))]
         texts = [decode_text(text) for text in _flat(_at(example, self._keys.text))]
         if not texts:
             raise BadRecord("it has no caption")
@@ -106,7 +106,7 @@ class TfdsSource:
         if len(self._class_names) != 1:
             return None
         ((key, names),) = self._class_names.items()
-        return names[example[key]]
+        return class_name(names, int(example[key])) or None
 
 
 def _at(values: Any, key: str) -> Any:

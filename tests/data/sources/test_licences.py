@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mmjax.data.records import BadRecord
 from mmjax.data.sources.specs import open_source
 from mmjax.data.tfds_writer import Description, write_directory
 from mmjax.errors import UserError
@@ -87,6 +88,33 @@ def test_a_class_label_below_zero_says_nothing(tmp_path: Path) -> None:
     datasets.Dataset.from_list(of_hf, features=kinds).save_to_disk(str(tmp_path / "saved"))
     source = open_source(f"hfds:{tmp_path}/saved", "train", licence_key="license")
     assert [source[number].licence for number in range(3)] == ["", "cc0", "by"]
+
+
+def test_a_class_that_is_not_known_is_neither_a_caption_nor_a_class(tmp_path: Path) -> None:
+    kinds = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["a", "b"]),
+        }
+    )
+    examples = [{"image": png(0), "text": "x", "label": label} for label in (1, -1)]
+    write_directory(tmp_path / "1.0.0", Description("own", "1.0.0", "tiny"), kinds, {"train": examples})
+    labels = datasets.Features(
+        {
+            "image": datasets.Value("binary"),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    datasets.Dataset.from_list(examples, features=labels).save_to_disk(str(tmp_path / "saved"))
+    for spec in (f"tfds:{tmp_path}/1.0.0", f"hfds:{tmp_path}/saved"):
+        source = open_source(spec, "train")
+        assert [source[number].class_name for number in range(2)] == ["b", None]
+        named = open_source(spec, "train", text_key="label")
+        assert named[0].captions == ("b",)
+        with pytest.raises(BadRecord, match="caption"):
+            named[1]
 
 
 def test_licences_of_tfds_are_texts_lists_numbers_or_nested(tmp_path: Path) -> None:

@@ -303,11 +303,12 @@ def test_many_tars_are_indexed_by_processes(tmp_path: Path, monkeypatch: pytest.
 def test_a_part_takes_its_places_along(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a machine that has no index, and of 4,000 samples those of 10."""
     source = open_source(f"wds:{write_shards(tmp_path / 'tars', num_shards=4, num_samples=3)}", split)
-    whole = list(outcomes(source))
+    whole, names = list(outcomes(source)), [source[number].name for number in range(len(source))]
     monkeypatch.setattr(tar_index, "_load", lambda *_: pytest.fail("it has its places with it"))
     for start, stop in itertools.combinations(range(len(source) + 1), 2):
-        packed = pickle.dumps(part_of(source, range(start, stop)))
-        assert list(outcomes(pickle.loads(packed))) == whole[start:stop]
+        part = pickle.loads(pickle.dumps(part_of(source, range(start, stop))))
+        assert list(outcomes(part)) == whole[start:stop]
+        assert [part[number].name for number in range(len(part))] == names[start:stop]
     assert not len(part_of(source, range(3, 3)))
 
 
