@@ -14,13 +14,14 @@ from PIL import Image, ImageFilter
 
 from mmjax import ending
 from mmjax.data.prepare import __main__ as prepare
-from mmjax.data.prepare import choice, facts, manifest, pipeline, shards
+from mmjax.data.prepare import choice, facts, manifest, parts, pipeline, shards
 from mmjax.data.prepare.facts import exact_hash, perceptual_hash
 from mmjax.data.prepare.folder import WORK, Folder
 from mmjax.data.prepare.settings import Settings
 from mmjax.data.records import BadRecord, Record, Unreachable
 from mmjax.data.sources.specs import open_source
 from mmjax.errors import UserError
+from tests.data.sources.tiny_tars import write_shards
 
 SIDE = 96
 
@@ -131,6 +132,18 @@ def test_larger_images_are_scaled_and_smaller_ones_are_as_they_are(folder: Path,
     assert written[9].image == source[9].image
 
 
+def test_parts_of_tars_are_read_by_the_places_that_come_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing of a part is kept: two of three here."""
+    pattern = write_shards(tmp_path / "tars")
+    monkeypatch.setattr(parts, "opened_here", lambda _: pytest.fail("it would read the index of all tars"))
+    given = [f"--source=wds:{pattern}", f"--out={tmp_path / 'out'}", "--workers=1", "--shards=3"]
+    assert ending.status(prepare.main, [*given, "--filter=min_chars=8"]) == 0
+    written = open_source(f"tfds:{tmp_path / 'out'}", "train")
+    assert [written[number].captions for number in range(len(written))] == [("thing 10",), ("thing 11",)]
+
+
 def test_a_wide_image_keeps_its_shape() -> None:
     wide = encoded(picture(0).resize((300, 100)))
     scaled = shards._image(wide, Settings("emoji", resize=50))
@@ -156,9 +169,12 @@ def test_a_killed_preparation_goes_on(folder: Path, tmp_path: Path, step: str, m
     monkeypatch.setattr(pipeline, step, lambda *job: (done.append(1), work(*job)))
     read = []
     monkeypatch.setattr(facts, "gather", lambda *a, inner=facts.gather: (read.append(a[2]), inner(*a))[1])
+    written = []
+    monkeypatch.setattr(shards, "write", lambda *a, inner=shards.write: (written.append(a[4]), inner(*a))[1])
     run(folder, tmp_path / "parted", *arguments)
-    if step == "gather_part":
-        assert len(read) == 2, "the other two were done"
+    # Two of four parts of that step were done, and all of those before it.
+    assert len(read) == (2 if step == "gather_part" else 0)
+    assert len(written) == (4 if step == "gather_part" else 2)
     for path in sorted((tmp_path / "whole").iterdir()):
         assert (tmp_path / "parted" / path.name).read_bytes() == path.read_bytes(), path.name
 
