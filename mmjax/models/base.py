@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flax import nnx
-
+from mmjax.nn.module import Module
 from mmjax.types import Array, Batch, Key
 
 Colours = tuple[tuple[float, ...], tuple[float, ...]]
@@ -70,7 +69,7 @@ class ModelConfig(ABC):
         """The model, with initial values drawn from `key`."""
 
 
-class Model(nnx.Module):
+class Model(Module):
     """Images and texts to embeddings in one space."""
 
     @abstractmethod

@@ -15,6 +15,7 @@ from mmjax.errors import UserError
 from mmjax.models.tower import ImageTower, ImageTowerConfig, normalised
 from mmjax.nn.convolution import NUM_COLOURS, ConvUnit, max_pool
 from mmjax.nn.mlp import ACTIVATIONS, Activation
+from mmjax.nn.module import Module
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
@@ -125,7 +126,7 @@ class ResNet(ImageTower):
         return features, {"tokens": tokens, "features": features}
 
 
-class Stage(nnx.Module):
+class Stage(Module):
     """Layers one after the other, of which the first changes the shape."""
 
     def __init__(self, key: Key, config: ResNetConfig, num_inputs: int, num_outputs: int, *, stride: int, depth: int):
@@ -144,7 +145,7 @@ class Stage(nnx.Module):
         return grid
 
 
-class ResidualLayer(nnx.Module):
+class ResidualLayer(Module):
     """activation(f(x) + shortcut(x)), where f is two or three `ConvUnit`, the last of them without activation.
 
     The shortcut is the identity where the shape stays as it is, else a 1x1 convolution with a batch norm.

@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.nn import initializers
 
 from mmjax.errors import UserError
@@ -16,6 +15,7 @@ from mmjax.nn.dropout import dropout, split
 from mmjax.nn.embedding import TOKEN_STDDEV, TokenEmbedding
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.nn.pooling import MapPool, masked_mean, take_position
@@ -98,7 +98,7 @@ class TextConfig:
         return StackConfig(self.depth, self.drop_path_rate, self.remat, self.unroll)
 
 
-class TextTransformer(nnx.Module):
+class TextTransformer(Module):
     """pool(norm(blocks(tokens + positions))), and what the config adds to it."""
 
     def __init__(self, config: TextConfig, key: Key):

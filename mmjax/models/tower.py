@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-from flax import nnx
 
+from mmjax.nn.module import Module
 from mmjax.types import Array, Key
 
 Colour = tuple[float, float, float]
@@ -46,7 +46,7 @@ class ImageTowerConfig(ABC):
         """The tower, with initial values drawn from `key`."""
 
 
-class ImageTower(nnx.Module):
+class ImageTower(Module):
     """Images to features."""
 
     @abstractmethod

@@ -11,6 +11,7 @@ from jax.nn import initializers
 from mmjax.errors import UserError
 from mmjax.models.tower import ImageTower, ImageTowerConfig, normalised
 from mmjax.nn import positions, stack
+from mmjax.nn.alignment import aligned, key_mask
 from mmjax.nn.block import BlockConfig
 from mmjax.nn.convolution import ConvNorm
 from mmjax.nn.dropout import drop_patches, dropout, split
@@ -174,11 +175,13 @@ class ViT(ImageTower):
         x = self._embed(image, patch_key)
         x = dropout(x, self.config.dropout_rate, dropout_key, "btd")
         x = x if self.embedding_norm is None else self.embedding_norm(x)
-        x = stack.run(self.blocks, self.config.stack, x, key=stack_key)
+        num_tokens = x.shape[1]
+        x, mask = aligned(x)
+        x = stack.run(self.blocks, self.config.stack, x, key_mask(mask), stack_key)
         tokens = x if self.final_norm is None else self.final_norm(x)
-        features = self._pool(tokens)
+        features = self._pool(tokens, mask, num_tokens)
         features = features if self.pooler is None else jnp.tanh(self.pooler(features))
-        return features, {"tokens": tokens, "features": features}
+        return features, {"tokens": tokens[:, :num_tokens], "features": features}
 
     def _embed(self, image: Array, key: Key | None) -> Array:
         table = self._position_table()
@@ -197,14 +200,14 @@ class ViT(ImageTower):
         table = positions.sincos_2d(self.config.grid, self.config.width)
         return jnp.asarray(np.pad(table, ((self.config.num_prefix, 0), (0, 0))), self.config.compute_dtype)
 
-    def _pool(self, tokens: Array) -> Array:
+    def _pool(self, tokens: Array, mask: Array | None, num_tokens: int) -> Array:
         match self.config.pool:
             case "cls":
                 return tokens[:, 0]
             case "mean":
-                return jnp.mean(tokens, axis=1)
+                return jnp.mean(tokens[:, :num_tokens], axis=1)
             case "map" | "concat":
-                return self.pool(tokens)
+                return self.pool(tokens, mask) if isinstance(self.pool, MapPool) else self.pool(tokens[:, :num_tokens])
 
 
 def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:

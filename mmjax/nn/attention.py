@@ -6,25 +6,28 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from mmjax.nn import short_attention
 from mmjax.nn.dropout import dropout
 from mmjax.nn.head_products import read_by, scores_of
 from mmjax.nn.linear import Linear
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
-from mmjax.nn.parameter import Initializer
+from mmjax.nn.parameter import Initializer, weight
+from mmjax.nn.short_attention import MASKED
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
 MANY_SCORES = 2**14
 """Of a head for one example, from which on a CPU computes attention in halves of the batch: of 68 x 68 nothing is
 gained, of 177 x 177 much, see `_attend_in_halves`."""
-MASKED = -1e30
-"""The score of a masked pair: finite, so that a row with every key masked is uniform and not NaN."""
+ATTENDED = "attended"
+"""The name under which rematerialisation finds what queries read."""
 
 
-class Attention(nnx.Module):
+class Attention(Module):
     """softmax(q k^T / sqrt(h)) v for each head, then a projection back to the width (Vaswani et al., 2017, eq. 1).
 
     With `qk_norm`, queries and keys pass a layer norm over the head dimension first (Dehghani et al., 2023, sec. 2).
@@ -65,13 +68,36 @@ class Attention(nnx.Module):
         `mask` is bool and broadcasts to (b, n, t, s): True means that the query sees the key.
         """
         source = x if source is None else source
+        if self._fits_kernel(x, source, mask, key):
+            return self.out(self._attend_in_kernel(x, source, mask))
         queries, keys, values = self.query(x), self.key(source), self.value(source)
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
-        if _gains_by_halves(queries, keys) and (key is None or self.dropout_rate == 0):
+        drops = key is not None and self.dropout_rate > 0
+        if not drops and _gains_by_halves(queries, keys):
             return self.out(_attend_in_halves(queries, keys, values, mask))
         drop = functools.partial(dropout, rate=self.dropout_rate, key=key, dims="bnts")
         return self.out(_attend(queries, keys, values, mask, drop))
+
+    def _fits_kernel(self, x: Array, source: Array, mask: Array | None, key: Key | None) -> bool:
+        """Whether one kernel does it: see `short_attention`."""
+        drops = key is not None and self.dropout_rate > 0
+        if drops or self.query_norm is not None:
+            return False
+        num_heads, head_dim = self.query.kernel.shape[-2:]
+        return short_attention.fits(x, source, mask, num_heads, head_dim)
+
+    def _attend_in_kernel(self, x: Array, source: Array, mask: Array | None) -> Array:
+        """What each query reads (b, t, n, h); the gradients of the biases come from the kernel."""
+        inputs = zip((self.query, self.key, self.value), (x, source, source), strict=True)
+        sides = short_attention.Sides(*(linear(rows, constant_bias=True) for linear, rows in inputs))
+        biases = short_attention.Sides(*(self._bias(linear, x.dtype) for linear in (self.query, self.key, self.value)))
+        return checkpoint_name(short_attention.attend(sides, biases, mask), ATTENDED)
+
+    @staticmethod
+    def _bias(linear: Linear, dtype: DTypeLike) -> Array:
+        assert linear.bias is not None
+        return weight(linear.bias, dtype)
 
 
 def _attend(

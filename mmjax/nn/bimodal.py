@@ -17,6 +17,7 @@ from mmjax.errors import UserError
 from mmjax.nn.attention import source_mask
 from mmjax.nn.block import Block, BlockConfig
 from mmjax.nn.dropout import split
+from mmjax.nn.module import Module
 from mmjax.nn.stack import Remat, StackConfig, repeated, scan
 from mmjax.types import Array, Key
 
@@ -136,7 +137,7 @@ def _repeats(layers: tuple[Layer, ...], period: int) -> int:
     return count
 
 
-class BimodalLayer(nnx.Module):
+class BimodalLayer(Module):
     """See `Layer`."""
 
     def __init__(self, layer: Layer, config: TrunkConfig, key: Key):
@@ -233,7 +234,7 @@ def _mask(mask: Array | None, x: Array) -> Array:
     return jnp.ones_like(x[..., 0], bool) if mask is None else mask
 
 
-class Layers(nnx.Module):
+class Layers(Module):
     """The layers of a group, once."""
 
     def __init__(self, group: Group, config: TrunkConfig, key: Key):
@@ -252,7 +253,7 @@ def _repeated(group: Group, key: Key, config: TrunkConfig) -> Layers:
     return repeated(lambda key: Layers(group, config, key), group.repeat, key)
 
 
-class Trunk(nnx.Module):
+class Trunk(Module):
     """All groups, one after the other."""
 
     def __init__(self, config: TrunkConfig, key: Key):

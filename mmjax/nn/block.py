@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from mmjax.nn.attention import Attention
 from mmjax.nn.dropout import drop_path, dropout, split
+from mmjax.nn.linear import is_aligned, rows_of
 from mmjax.nn.mlp import MLP, Activation
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import BERT_INIT
+from mmjax.parallel import rules
 from mmjax.types import Array, Key
+
+MIDDLE = "middle"
+"""The name under which rematerialisation finds what stands between the two branches of a layer."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class BlockConfig:
     init: Literal["glorot", "bert"] = "glorot"
 
 
-class Block(nnx.Module):
+class Block(Module):
     """pre: x + f(norm(x)); post: norm(x + f(x)); with f the attention, then the feed-forward."""
 
     def __init__(self, config: BlockConfig, key: Key):
@@ -75,13 +81,40 @@ class Block(nnx.Module):
         source: Array | None = None,
     ) -> Array:
         """x (b, t, d) -> (b, t, d); `mask` and `source` as in `Attention`, the source as it is, not normalised."""
+        if is_aligned(x) and not self._drops(drop_path_rate, key):
+            return self._on_rows(x, mask, source)
         shares_key, attention_key, mlp_key = split(key, 3)
         if self.config.attention:
             attend = functools.partial(self.attention, source=source, mask=mask, key=shares_key)
-            x = self._residual(x, attend, self.attention_norm, drop_path_rate, attention_key)
+            x = checkpoint_name(self._residual(x, attend, self.attention_norm, drop_path_rate, attention_key), MIDDLE)
         if self.config.mlp:
             x = self._residual(x, self.mlp, self.mlp_norm, drop_path_rate, mlp_key)
         return x
+
+    def _drops(self, drop_path_rate: Array | None, key: Key | None) -> bool:
+        """Whether anything is dropped."""
+        rates = self.config.dropout_rate, self.config.attention_dropout_rate
+        return key is not None and (drop_path_rate is not None or any(rates))
+
+    def _on_rows(self, x: Array, mask: Array | None, source: Array | None) -> Array:
+        """The layer on a TPU, without dropout: positions are rows of one matrix but for attention itself.
+
+        What is done to each number is then one fusion with the products before it, and the products are of matrices.
+        """
+        shape = x.shape
+
+        def whole(rows: Array) -> Array:
+            return rows.reshape(shape, out_sharding=rules.spec("btd"))
+
+        def attend(rows: Array) -> Array:
+            return rows_of(self.attention(whole(rows), source=source, mask=mask), "d")
+
+        rows = rows_of(x, "d")
+        if self.config.attention:
+            rows = checkpoint_name(self._residual(rows, attend, self.attention_norm, None, None), MIDDLE)
+        if self.config.mlp:
+            rows = self._residual(rows, self.mlp, self.mlp_norm, None, None)
+        return whole(rows)
 
     def _residual(
         self,

@@ -4,10 +4,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.nn import initializers
 
 from mmjax.nn.mlp import ACTIVATIONS, Activation
+from mmjax.nn.module import Module
 from mmjax.nn.norm import BatchNorm, LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.parallel import rules
@@ -18,7 +18,7 @@ NUM_COLOURS = 3
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-class ConvUnit(nnx.Module):
+class ConvUnit(Module):
     """activation(norm(convolution)), or norm(convolution) without one; a batch norm has its own eps, not `norm_eps`."""
 
     def __init__(

@@ -1,9 +1,9 @@
 """Token embedding, its table padded in storage so that any tensor axis divides it."""
 
-from flax import nnx
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from mmjax.nn.module import Module
 from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
@@ -20,7 +20,7 @@ def padded_vocab_size(vocab_size: int) -> int:
     return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
-class TokenEmbedding(nnx.Module):
+class TokenEmbedding(Module):
     """Row `text_ids` of a (v, d) table. Rows from `vocab_size` on are zero padding; no id reaches them."""
 
     def __init__(self, key: Key, vocab_size: int, width: int, init: Initializer | None = None):

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from mmjax.nn.module import Module
 from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
@@ -18,11 +18,14 @@ from mmjax.types import Array, Key
 MANY_OUTPUTS = 512
 """Of a matrix, from which on its gradient is summed over positions as they are: measured on x86, see
 `_product_of_rows`."""
-PRODUCT = "product"
-"""The name under which rematerialisation finds products with parameters."""
+TILE_ROWS = 8
+"""Rows of a tile of a TPU's memory. Where examples have whole tiles of positions, all positions of all examples are the
+rows of one matrix as they lie."""
+PRODUCT, WIDE_PRODUCT = "product", "wide_product"
+"""The names under which rematerialisation finds products with parameters; wide is what is wider than its input."""
 
 
-class Linear(nnx.Module):
+class Linear(Module):
     """y = x W + b, where W has axes `dims`, of which the first `num_inputs` are summed over.
 
     `Linear(key, "dnh", (width, heads, head_dim))` maps (b, t, d) to (b, t, n, h).
@@ -42,8 +45,11 @@ class Linear(nnx.Module):
         self.kernel = parameter(key, dims, shape, init or glorot_uniform(num_inputs))
         self.bias = parameter(key, dims[num_inputs:], shape[num_inputs:], initializers.zeros) if bias else None
 
-    def __call__(self, x: Array) -> Array:
-        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs."""
+    def __call__(self, x: Array, *, constant_bias: bool = False) -> Array:
+        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs.
+
+        A `constant_bias` has no gradient here: whoever asks for that computes it.
+        """
         kernel, num_leading = weight(self.kernel, x.dtype), x.ndim - self.num_inputs
         inputs, outputs = self.dims[: self.num_inputs], self.dims[self.num_inputs :]
         # Several inputs or outputs become one, as only the first of them may be split over the mesh.
@@ -51,10 +57,16 @@ class Linear(nnx.Module):
         num_inputs, output_shape = math.prod(kernel.shape[: self.num_inputs]), kernel.shape[self.num_inputs :]
         x = x.reshape(*x.shape[:num_leading], num_inputs, out_sharding=rules.spec(axes.leading + axes.input))
         matrix = jnp.reshape(kernel, (num_inputs, -1), out_sharding=rules.spec(axes.input + axes.output))
-        y = checkpoint_name(_product(axes, x, matrix), PRODUCT)
+        name = WIDE_PRODUCT if matrix.shape[1] > matrix.shape[0] else PRODUCT
+        # On TPU the rows stay rows until the bias is added, so that one fusion does both.
+        leading, rows = x.shape[:-1], rows_of(x, axes.input) if is_aligned(x) else x
+        row_axes = axes._replace(leading="b") if rows.ndim < x.ndim else axes
+        y = checkpoint_name(_product(row_axes, rows, matrix), name)
         if self.bias is not None:
-            y = y + jnp.reshape(weight(self.bias, x.dtype), -1, out_sharding=rules.spec(axes.output))
-        return y.reshape(*y.shape[:-1], *output_shape, out_sharding=rules.spec(axes.leading + outputs))
+            bias = weight(self.bias, x.dtype)
+            bias = jax.lax.stop_gradient(bias) if constant_bias else bias
+            y = y + jnp.reshape(bias, -1, out_sharding=rules.spec(axes.output))
+        return y.reshape(*leading, *output_shape, out_sharding=rules.spec(axes.leading + outputs))
 
 
 class Axes(NamedTuple):
@@ -94,7 +106,7 @@ def _backward(axes: Axes, kept: tuple[Array, Array], cotangent: Array) -> tuple[
     back = axes._replace(input=axes.output, output=axes.input)
     many = matrix.shape[1] >= max(MANY_OUTPUTS, matrix.shape[0])
     summed = axes.leading if many else "b"
-    pair = (x, cotangent) if many else (_rows(x, axes.input), _rows(cotangent, axes.output))
+    pair = (x, cotangent) if many else (rows_of(x, axes.input), rows_of(cotangent, axes.output))
     by_matrix = jnp.einsum(f"{summed}i,{summed}o->io", *pair, out_sharding=rules.spec(axes.input + axes.output))
     return _by_rows("bo,io->bi", back, cotangent, matrix), by_matrix
 
@@ -104,13 +116,18 @@ _product_of_rows.defvjp(_forward, _backward)
 
 def _by_rows(formula: str, axes: Axes, x: Array, matrix: Array) -> Array:
     """`formula` of the rows of x (b, ..., i) and of `matrix` -> (b, ..., o)."""
-    y = jnp.einsum(formula, _rows(x, axes.input), matrix, out_sharding=rules.spec("b" + axes.output))
+    y = jnp.einsum(formula, rows_of(x, axes.input), matrix, out_sharding=rules.spec("b" + axes.output))
     return y.reshape(*x.shape[:-1], -1, out_sharding=rules.spec(axes.leading + axes.output))
 
 
-def _rows(x: Array, last: str) -> Array:
+def rows_of(x: Array, last: str) -> Array:
     """(b, ..., i) as (rows, i); `last` is the letter of i."""
     return x.reshape(-1, x.shape[-1], out_sharding=rules.spec("b" + last))
+
+
+def is_aligned(x: Array) -> bool:
+    """Whether x is (b, t, i) on TPU and its examples have whole tiles of positions."""
+    return x.ndim == 3 and x.shape[1] % TILE_ROWS == 0 and rules.runs_on_tpu()
 
 
 def glorot_uniform(num_inputs: int) -> Initializer:

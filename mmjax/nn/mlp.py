@@ -7,9 +7,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mmjax.nn.linear import Linear
+from mmjax.nn.module import Module
 from mmjax.nn.parameter import Initializer
 from mmjax.types import Array, Key
 
@@ -57,7 +57,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-class MLP(nnx.Module):
+class MLP(Module):
     """activation(x W_up + b) W_down + b, position by position (Vaswani et al., 2017, eq. 2)."""
 
     def __init__(self, key: Key, width: int, mlp_dim: int, activation: Activation, init: Initializer | None = None):

@@ -2,19 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.nn import initializers
 
 from mmjax.nn.attention import Attention, source_mask
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import MLP, Activation
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
 
-class MapPool(nnx.Module):
+class MapPool(Module):
     """Attention pooling: a learned probe looks at all positions, then y + mlp(norm(y)) (Lee et al., 2019, eq. 11;
     Zhai et al., 2022, Scaling ViT, sec. 3.2)."""
 
@@ -35,7 +35,7 @@ class MapPool(nnx.Module):
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
-class ConcatPool(nnx.Module):
+class ConcatPool(Module):
     """A linear map of all positions side by side: which place a token has is never lost, as in a network that ends in
     a fully connected layer."""
 

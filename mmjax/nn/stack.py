@@ -12,13 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mmjax.nn.block import Block, BlockConfig
-from mmjax.nn.linear import PRODUCT
+from mmjax.nn.attention import ATTENDED
+from mmjax.nn.block import MIDDLE, Block, BlockConfig
+from mmjax.nn.linear import PRODUCT, WIDE_PRODUCT
 from mmjax.types import Array, Key
 
 Module = TypeVar("Module", bound=nnx.Module)
 Carry = TypeVar("Carry")
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "branches", "narrow", "dots"]
+SAVED: dict[Remat, tuple[str, ...]] = {
+    "full": (),
+    "branches": (ATTENDED, MIDDLE),
+    "narrow": (ATTENDED, MIDDLE, PRODUCT),
+    "dots": (PRODUCT, WIDE_PRODUCT),
+}
+"""Names of what is kept of a layer beside its input."""
+
 ALL = -1
 """The `unroll` that makes straight-line code of the whole stack."""
 
@@ -28,8 +37,9 @@ class StackConfig:
     """How many layers, and how they are run; none of it but the drop path changes a result.
 
     drop_path_rate: of the last layer; it rises linearly from 0 at the first (Huang et al., 2016, eq. 4).
-    remat: what the backward pass computes again instead of keeping: "none", all of a layer ("full"), or all but its
-        matrix products with parameters ("dots").
+    remat: what the backward pass computes again instead of keeping: "none"; all of a layer ("full"); all but what its
+        branches give, and what attention reads on TPU ("branches"); that, but for products wider than their input and
+        what is cheap ("narrow"); or all but its matrix products with parameters ("dots").
     unroll: layers in one step of the scan; -1 writes all out as straight-line code, which is fastest on CPU.
     """
 
@@ -92,11 +102,7 @@ def rematerialised(function: Callable[..., Any], remat: Remat, *, straight_line:
     In straight-line code the compiler could merge what is computed again with what was computed first, and so keep it
     after all; the two loops of a scan are apart already.
     """
-    match remat:
-        case "none":
-            return function
-        case "full":
-            return jax.checkpoint(function, prevent_cse=straight_line)
-        case "dots":
-            policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-            return jax.checkpoint(function, prevent_cse=straight_line, policy=policy)
+    if remat == "none":
+        return function
+    policy = jax.checkpoint_policies.save_only_these_names(*SAVED[remat])
+    return jax.checkpoint(function, prevent_cse=straight_line, policy=policy)

@@ -9,6 +9,7 @@ from jax.nn import initializers
 from mmjax.nn.convolution import NUM_COLOURS, ConvNorm, ConvUnit
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
+from mmjax.nn.module import Module
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
 
@@ -23,7 +24,7 @@ def patches_of(image: Array, patch_size: int) -> Array:
     return squares.reshape(b, rows * columns, patch_size * patch_size * c, out_sharding=rules.spec("bpc"))
 
 
-class PatchStem(nnx.Module):
+class PatchStem(Module):
     """A linear map of the pixels of each patch (Dosovitskiy et al., 2021, eq. 1)."""
 
     def __init__(self, key: Key, patch_size: int, width: int, *, bias: bool):
@@ -36,7 +37,7 @@ class PatchStem(nnx.Module):
         return self.projection(patches_of(image, self.patch_size))
 
 
-class ConvStem(nnx.Module):
+class ConvStem(Module):
     """log2(patch_size) convolutions, each 3x3 of stride 2 with norm and activation, then a 1x1 to the width.
 
     After stage i come `num_residual[i]` convolutions of stride 1, added to what they see (the paper's larger stems have
@@ -83,7 +84,7 @@ class ConvStem(nnx.Module):
         return self.projection(features.reshape(b, y * x, c, out_sharding=rules.spec("bpc")))
 
 
-class ConvStage(nnx.Module):
+class ConvStage(Module):
     """y = f(x), which halves both sides of the image, then y + g(y) a few times; f and g are `ConvUnit`."""
 
     def __init__(

@@ -24,11 +24,8 @@ class PairObjective:
     def encode(self, model: DualEncoder, batch: Batch, key: Key | None) -> Embeddings:
         """L2-normalised `image` and `text` (b, e)."""
         image_key, text_key = (None, None) if key is None else jax.random.split(key)
-        # The names are those under which a profiler shows the time of each tower.
-        with jax.named_scope("image_tower"):
-            image_embed, _ = model.encode_image(batch["image"], image_key)
-        with jax.named_scope("text_tower"):
-            text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"], text_key)
+        image_embed, _ = model.encode_image(batch["image"], image_key)
+        text_embed, _ = model.encode_text(batch["text_ids"], batch["text_mask"], text_key)
         return {"image": image_embed, "text": text_embed}
 
     def teach(self, model: DualEncoder, batch: Batch, state: ObjectiveState) -> Embeddings:

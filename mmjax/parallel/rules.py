@@ -77,6 +77,11 @@ def gather(value: jax.Array, dims: str) -> jax.Array:
     return value if compute_spec is None else reshard(value, compute_spec)
 
 
+def without_devices(mesh: AnyMesh) -> AbstractMesh:
+    """The axes of `mesh` alone: what is traced under it has no form that is for one kind of device."""
+    return AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Rows over `data` and `fsdp`, everything else whole; it fits every array of a batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -103,6 +108,17 @@ def device_kind(mesh: AnyMesh | None) -> str:
 def runs_on_cpu() -> bool:
     """Whether the devices of the mesh are CPUs; without a mesh, those that JAX takes."""
     return device_kind(current_mesh()) == "cpu"
+
+
+def runs_on_tpu() -> bool:
+    """Whether the devices of the mesh are TPUs."""
+    return device_kind(current_mesh()).startswith("TPU")
+
+
+def num_tensor_parts() -> int:
+    """How many parts heads and features are split into."""
+    mesh = current_mesh()
+    return 1 if mesh is None else mesh.shape[TENSOR_AXIS]
 
 
 def runs_on_one_cpu() -> bool:

@@ -37,6 +37,9 @@ def _equation_flops(equation: JaxprEqn) -> int:
             return _dot_flops(equation)
         case "conv_general_dilated":
             return _convolution_flops(equation)
+        case "pallas_call" if equation.params["cost_estimate"] is not None:
+            # A kernel may multiply more than the mathematics asks for, to move less.
+            return equation.params["cost_estimate"].flops
         case "cond":
             return max(_jaxpr_flops(branch) for branch in _inner_jaxprs(equation))
         case _:

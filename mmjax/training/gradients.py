@@ -17,6 +17,9 @@ from flax import nnx
 from mmjax.objectives.base import Embeddings, Objective, ObjectiveState
 from mmjax.types import Array, Batch, Key, Loss, Params
 
+LOSS = "loss"
+"""The name of the loss in profiles and plans; modules have those of their parameters."""
+
 Gradient = Callable[[Params, Batch, ObjectiveState, Key], tuple[Params, Loss, ObjectiveState]]
 
 
@@ -38,7 +41,8 @@ def at_once(graphdef: nnx.GraphDef, objective: Objective) -> Gradient:
         def mean_loss(params: Params) -> tuple[Array, tuple[Loss, ObjectiveState]]:
             model = nnx.merge(graphdef, params)
             embeddings = objective.encode(model, batch, encode_key)
-            loss, next_state = objective.loss(model, embeddings, batch, state, loss_key)
+            with jax.named_scope(LOSS):
+                loss, next_state = objective.loss(model, embeddings, batch, state, loss_key)
             return loss.total.value, (loss, next_state)
 
         grads, (loss, next_state) = jax.grad(mean_loss, has_aux=True)(params)
@@ -62,7 +66,8 @@ def cached(graphdef: nnx.GraphDef, objective: Objective, accumulate: int) -> Gra
 
         def mean_loss(params: Params, numbers: list[Array]) -> tuple[Array, tuple[Loss, ObjectiveState]]:
             model = nnx.merge(graphdef, params)
-            loss, next_state = objective.loss(model, with_floats(embeddings, numbers), batch, state, loss_key)
+            with jax.named_scope(LOSS):
+                loss, next_state = objective.loss(model, with_floats(embeddings, numbers), batch, state, loss_key)
             return loss.total.value, (loss, next_state)
 
         def pull_back(grads: Params, inputs: tuple[tuple[Batch, Key], list[Array]]) -> tuple[Params, None]:
@@ -88,7 +93,8 @@ def summed(graphdef: nnx.GraphDef, objective: Objective, accumulate: int) -> Gra
             encode_key, loss_key = jax.random.split(key)
             model = nnx.merge(graphdef, params)
             embeddings = objective.encode(model, microbatch, encode_key)
-            loss, next_state = objective.loss(model, embeddings, microbatch, state, loss_key)
+            with jax.named_scope(LOSS):
+                loss, next_state = objective.loss(model, embeddings, microbatch, state, loss_key)
             return loss.total.sum, (loss, next_state)
 
         def accumulate_one(carry: Any, inputs: tuple[Batch, Key]) -> tuple[Any, Loss]:

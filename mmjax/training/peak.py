@@ -6,28 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-PEAK_FLOPS_PER_SEC = {
-    # Google Cloud documentation, "TPU architecture", bfloat16 peak of one chip; JAX sees one device a chip.
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    # NVIDIA data sheets, bfloat16 tensor cores without sparsity (half of the figure that is printed with it).
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989.5e12,
-    "NVIDIA H100 PCIe": 756.5e12,
-    "NVIDIA H100 NVL": 835.5e12,
-    "NVIDIA H200": 989.5e12,
-    "NVIDIA H200 NVL": 835.5e12,
-    "NVIDIA GH200": 989.5e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA GB200": 2500e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-    # AMD data sheet, bfloat16 matrix cores without sparsity.
-    "AMD Instinct MI300X": 1307.4e12,
-}
-"""bfloat16 FLOP/s by the beginning of JAX's `device_kind`. Where two fit, the longer one counts."""
+from mmjax.parallel.chips import chip_of, name_of
 
 MEASURED_SIZE = 2048
 """Side of the matrices that are multiplied to measure: large enough to run at full rate, 17 GFLOP."""
@@ -54,10 +33,9 @@ def peak_flops_per_sec(device_kind: str, num_devices: int, override: float = 0.0
     """
     if override:
         return Peak(override * num_devices, "the config")
-    fitting = [kind for kind in PEAK_FLOPS_PER_SEC if device_kind.startswith(kind)]
-    if fitting:
-        kind = max(fitting, key=len)
-        return Peak(PEAK_FLOPS_PER_SEC[kind] * num_devices, f"the bfloat16 data sheet of {kind}")
+    chip, name = chip_of(device_kind), name_of(device_kind)
+    if chip is not None:
+        return Peak(chip.flops_per_sec * num_devices, f"the bfloat16 data sheet of {name}")
     count = 1 if device_kind == "cpu" else num_devices
     return Peak(measure_matmul() * count, f"a measured float32 product of {MEASURED_SIZE} x {MEASURED_SIZE}")
 

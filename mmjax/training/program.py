@@ -88,8 +88,8 @@ def abstract_params(build_model: BuildModel, spec: ModelSpec) -> Params:
     return jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(build_model(jax.random.key(0)))[1]))
 
 
-def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The same shapes with shardings on the devices of `mesh`; under tracing they only name its axes."""
+def placed(tree: Any, mesh: rules.AnyMesh) -> Any:
+    """The same shapes with shardings on `mesh`; under tracing they only name its axes."""
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = leaf.sharding.spec if leaf.sharding is not None else PartitionSpec()

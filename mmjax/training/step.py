@@ -45,11 +45,13 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, loss, objective_state = gradient(state.params, batch, state.objective, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = average(state.ema, params, config.ema_decay, state.step)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = average(state.ema, params, config.ema_decay, state.step)
         proposed = TrainState(state.step + 1, params, opt_state, ema, objective_state, state.skipped)
-        metrics = measure(loss, grads, proposed, schedule(state.step))
+        with jax.named_scope("metrics"):
+            metrics = measure(loss, grads, proposed, schedule(state.step))
         if config.nonfinite == "skip":
             proposed = skip_unless(is_finite(metrics), proposed, state)
             metrics |= {"skipped": proposed.skipped}

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mmjax.nn.attention import Attention, source_mask
 from mmjax.nn.bimodal import Masks, Streams, TrunkConfig, both
 from mmjax.nn.dropout import split
+from mmjax.nn.module import Module
 from mmjax.nn.parameter import BERT_INIT
 from mmjax.types import Array, Key
 
@@ -24,7 +24,7 @@ class ConcatConfig:
     dropout_rate: float = 0.0
 
 
-class Concat(nnx.Module):
+class Concat(Module):
     """[h_w ; A h_v] and [h_v ; A' h_w], side by side: streams of twice their width.
 
     A h_v is softmax(Q_w K_v^T / sqrt(h)) V_v of each head, projected to the width of h_w; A' h_w is the same the other

@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.nn import initializers
 
 from mmjax.models.fusion.image_input import ImageInput
@@ -13,6 +12,7 @@ from mmjax.models.fusion.regions import RegionInput
 from mmjax.models.fusion.text_input import TextInput
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import ACTIVATIONS, Activation
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import BERT_INIT, parameter, weight
 from mmjax.parallel import rules
@@ -67,7 +67,7 @@ class HeadsConfig:
     num_answers: int = 0
 
 
-class Transform(nnx.Module):
+class Transform(Module):
     """norm(activation(x W + b)), which BERT has before it predicts words (Devlin et al., 2019, released code)."""
 
     def __init__(self, key: Key, num_inputs: int, width: int, activation: Activation, norm_eps: float):
@@ -81,7 +81,7 @@ class Transform(nnx.Module):
         return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
 
 
-class TokenHead(nnx.Module):
+class TokenHead(Module):
     """Logits of words: the transform, to the width of the table of tokens, times that table transposed, plus a number
     for each word."""
 
@@ -98,7 +98,7 @@ class TokenHead(nnx.Module):
         return logits[..., :vocab_size]
 
 
-class RegionHead(nnx.Module):
+class RegionHead(Module):
     """See `RegionHeadConfig`."""
 
     def __init__(self, config: RegionHeadConfig, key: Key, width: int, activation: Activation, norm_eps: float):
@@ -124,7 +124,7 @@ class RegionHead(nnx.Module):
         return {name: product + weight(self.bias, x.dtype)}
 
 
-class Pooler(nnx.Module):
+class Pooler(Module):
     """activation(x W + b) of the first token."""
 
     def __init__(self, key: Key, width: int, config: PoolerConfig):
@@ -137,7 +137,7 @@ class Pooler(nnx.Module):
         return jnp.tanh(first) if self.activation == "tanh" else jax.nn.relu(first)
 
 
-class AnswerHead(nnx.Module):
+class AnswerHead(Module):
     """norm(gelu(x W + b)) V + c, twice as wide inside (Tan and Bansal, 2019, released code); the GELU is exact."""
 
     def __init__(self, key: Key, width: int, num_answers: int, norm_eps: float):

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from flax import nnx
 from jax.typing import DTypeLike
 
 from mmjax.models.base import Colours
 from mmjax.models.fusion.text_input import TextInput
+from mmjax.nn.module import Module
 from mmjax.types import Array, Batch, Key
 
 
@@ -51,7 +51,7 @@ class ImageInputConfig(ABC):
         """The input, with initial values drawn from `key`."""
 
 
-class ImageInput(nnx.Module):
+class ImageInput(Module):
     """A batch's images to tokens."""
 
     @abstractmethod

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from mmjax.errors import UserError
 from mmjax.nn.dropout import dropout
 from mmjax.nn.embedding import TokenEmbedding
+from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import BERT_INIT, parameter, weight
 from mmjax.parallel import rules
@@ -32,7 +32,7 @@ class TextInputConfig:
     dropout_rate: float = 0.1
 
 
-class TextInput(nnx.Module):
+class TextInput(Module):
     """norm(token + position + type), of width d (Devlin et al., 2019, figure 2)."""
 
     def __init__(self, config: TextInputConfig, key: Key):

@@ -1,0 +1,102 @@
+"""The kernel of short attention against a direct float64 evaluation of its formula, interpreted on CPU."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.nn import short_attention
+from mmjax.nn.attention import causal_mask, source_mask
+from mmjax.nn.short_attention import Sides
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests.tolerances import LAYER
+
+NUM_ROWS, NUM_HEADS = 4, 4
+RNG = np.random.default_rng(0)
+MASKS = {
+    "none": lambda num_queries, num_keys: None,
+    "keys": lambda num_queries, num_keys: source_mask(jnp.asarray(RNG.random((NUM_ROWS, num_keys)) < 0.6)),
+    "same keys": lambda num_queries, num_keys: source_mask(jnp.arange(num_keys)[None] < num_keys - 3),
+    "causal": lambda num_queries, num_keys: causal_mask(num_keys),
+}
+
+
+def sides(num_queries: int, num_keys: int, head_dim: int) -> Sides:
+    def drawn(length: int) -> jax.Array:
+        return jnp.asarray(RNG.normal(size=(NUM_ROWS, length, NUM_HEADS, head_dim)), jnp.float32)
+
+    return Sides(drawn(num_queries), drawn(num_keys), drawn(num_keys))
+
+
+def biases(head_dim: int) -> Sides:
+    return Sides(*(jnp.asarray(RNG.normal(size=(NUM_HEADS, head_dim)), jnp.float32) for _ in range(3)))
+
+
+def by_formula(given: Sides, added: Sides, mask: Any) -> Any:
+    """softmax(q k^T / sqrt(h)) v; the biases take part, as in a layer."""
+    queries, keys, values = (side + bias for side, bias in zip(given, added, strict=True))
+    scores = jnp.einsum("btnh,bsnh->bnts", queries, keys) / np.sqrt(queries.shape[-1])
+    scores = scores if mask is None else jnp.where(mask, scores, -1e30)
+    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values)
+
+
+def by_kernel(given: Sides, added: Sides, mask: Any) -> Any:
+    whole = Sides(*(side + jax.lax.stop_gradient(bias) for side, bias in zip(given, added, strict=True)))
+    return short_attention.attend(whole, added, mask, interpret=True)
+
+
+def pulled(function: Any, given: Sides, added: Sides, mask: Any, cotangent: Any) -> Any:
+    read, pull = jax.vjp(lambda given, added: function(given, added, mask), given, added)
+    return read, pull(cotangent)
+
+
+def expected(given: Sides, added: Sides, mask: Any, cotangent: Any) -> Any:
+    with jax.enable_x64():
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (given, added))
+        return jax.device_get(pulled(by_formula, *wide, mask, jnp.asarray(np.asarray(cotangent), jnp.float64)))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("num_queries", "num_keys", "head_dim"), [(12, 12, 64), (9, 14, 32), (8, 8, 128)])
+def test_value_and_gradients_are_those_of_the_formula(
+    mask: str, num_queries: int, num_keys: int, head_dim: int
+) -> None:
+    if mask == "causal" and num_queries != num_keys:
+        pytest.skip("a causal mask is of one sequence")
+    given, added = sides(num_queries, num_keys, head_dim), biases(head_dim)
+    seen = MASKS[mask](num_queries, num_keys)
+    cotangent = jnp.asarray(RNG.normal(size=given.queries.shape), jnp.float32)
+    found = pulled(by_kernel, given, added, seen, cotangent)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected(given, added, seen, cotangent)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=LAYER, atol=10 * LAYER)
+
+
+def test_a_query_that_sees_nothing_reads_the_mean() -> None:
+    given, nothing = sides(8, 8, 64), Sides(*[jnp.zeros((NUM_HEADS, 64))] * 3)
+    read = short_attention.attend(given, nothing, jnp.zeros((1, 1, 1, 8), bool), interpret=True)
+    mean = np.broadcast_to(np.mean(given.values, axis=1, keepdims=True), read.shape)
+    np.testing.assert_allclose(read, mean, rtol=LAYER, atol=LAYER)
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (2, 2, 2), (1, 2, 2)])
+def test_on_a_mesh_it_is_the_same(sizes: tuple[int, int, int]) -> None:
+    given, added = sides(8, 8, 64), biases(64)
+    mask = source_mask(jnp.asarray(RNG.random((NUM_ROWS, 8)) < 0.6))
+    cotangent = jnp.asarray(RNG.normal(size=given.queries.shape), jnp.float32)
+    alone = pulled(by_kernel, given, added, mask, cotangent)
+    with jax.set_mesh(make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])):
+        place = short_attention.rules.spec
+        rows, flat = place("btnh"), place("nh")
+        spread = (
+            Sides(*(jax.device_put(side, rows) for side in given)),
+            Sides(*(jax.device_put(bias, flat) for bias in added)),
+            jax.device_put(mask, place("boos")),
+            jax.device_put(cotangent, rows),
+        )
+        together = jax.device_get(jax.jit(lambda *args: pulled(by_kernel, *args))(*spread))
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=LAYER, atol=LAYER)

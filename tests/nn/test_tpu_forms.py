@@ -1,0 +1,136 @@
+"""What layers do on TPU alone gives what they give elsewhere: rows in place of positions, whole tiles, one kernel."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mmjax.models.text import TextConfig
+from mmjax.models.vit import ViTConfig
+from mmjax.nn import short_attention
+from mmjax.nn.attention import Attention, source_mask
+from mmjax.nn.norm import LayerNorm
+from mmjax.parallel import rules
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
+
+IMAGE = ViTConfig(image_size=12, patch_size=4, width=16, depth=2, mlp_dim=24, num_heads=2)
+TEXT = TextConfig(vocab_size=50, context_len=8, width=16, depth=2, mlp_dim=24, num_heads=2, use_mask=True)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+    """Layers take the form that they have on TPU; the products are those of the CPU."""
+    return functools.partial(monkeypatch.setattr, rules, "runs_on_tpu", lambda: True)
+
+
+def value_and_gradients(config, *inputs):
+    graph, state = nnx.split(config.build(jax.random.key(0)))
+
+    def loss(params):
+        features, extras = nnx.merge(graph, params)(*inputs)
+        return jnp.sum(jnp.sin(features)) + jnp.sum(jnp.cos(extras["tokens"])), features
+
+    (_, features), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(nnx.to_pure_dict(state))
+    return features, grads
+
+
+@pytest.mark.parametrize("pool", ["map", "mean", "cls", "concat"])
+def test_an_image_tower_of_whole_tiles_is_the_same(pool, on_tpu):
+    """Nine patches, or ten tokens, are filled up to sixteen."""
+    config = replace(IMAGE, pool=pool)
+    image = jnp.asarray(RNG.integers(0, 256, (3, 12, 12, 3)), jnp.uint8)
+    plain = value_and_gradients(config, image)
+    on_tpu()
+    assert above(relative_errors(value_and_gradients(config, image), plain), LAYER) == {}
+
+
+def test_it_is_on_a_mesh_too(on_tpu):
+    image = jnp.asarray(RNG.integers(0, 256, (4, 12, 12, 3)), jnp.uint8)
+    plain = value_and_gradients(IMAGE, image)
+    on_tpu()
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        spread = jax.device_get(value_and_gradients(IMAGE, jax.device_put(image, rules.batch_sharding(mesh))))
+    assert above(relative_errors(spread, plain), LAYER) == {}
+
+
+def test_a_text_tower_on_rows_is_the_same(on_tpu):
+    text_ids = jnp.asarray(RNG.integers(0, 50, (3, 8)))
+    text_mask = jnp.arange(8)[None] < jnp.asarray([[3], [8], [5]])
+    plain = value_and_gradients(TEXT, text_ids, text_mask)
+    on_tpu()
+    assert above(relative_errors(value_and_gradients(TEXT, text_ids, text_mask), plain), LAYER) == {}
+
+
+def test_what_is_dropped_stays_the_same(on_tpu):
+    """With dropout a layer keeps its positions, and draws for them what it drew."""
+    config = replace(TEXT, dropout_rate=0.3, drop_path_rate=0.2)
+    inputs = jnp.asarray(RNG.integers(0, 50, (3, 8))), jnp.ones((3, 8), bool), jax.random.key(1)
+    plain = value_and_gradients(config, *inputs)
+    on_tpu()
+    assert above(relative_errors(value_and_gradients(config, *inputs), plain), LAYER) == {}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_layer_with_the_kernel_is_the_same(masked, monkeypatch):
+    attention = Attention(jax.random.key(0), 128, 2)
+    for linear in (attention.query, attention.key, attention.value):
+        linear.bias[...] = jnp.asarray(RNG.normal(size=(2, 64)), jnp.float32)
+    x = jnp.asarray(RNG.normal(size=(2, 8, 128)), jnp.float32)
+    mask = source_mask(jnp.asarray([[True] * 5 + [False] * 3, [True] * 8])) if masked else None
+    graph, state = nnx.split(attention)
+
+    def found():
+        def loss(params, x):
+            return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, mask=mask)))
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(nnx.to_pure_dict(state), x)
+
+    plain, attend, calls = found(), short_attention.attend, []
+
+    def interpreted(*args):
+        calls.append(args)
+        return attend(*args, interpret=True)
+
+    monkeypatch.setattr(short_attention, "fits", lambda *args: True)
+    monkeypatch.setattr(short_attention, "attend", interpreted)
+    errors = relative_errors(found(), plain)
+    assert calls
+    # That of the key bias is zero but for rounding: a softmax does not see what is added to all scores of a query.
+    assert above({path: error for path, error in errors.items() if "key/bias" not in path}, LAYER) == {}
+
+
+def test_the_kernel_is_for_what_it_can_do(on_tpu):
+    x = jnp.zeros((2, 200, 768), jnp.bfloat16)
+    fits = functools.partial(short_attention.fits, x, x, None, 12, 64)
+    assert not fits()
+    on_tpu()
+    kinds = {"kind": "TPU v5 lite"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "device_kind", lambda mesh: kinds["kind"])
+        assert fits()
+        assert not short_attention.fits(x.astype(jnp.float32), x, None, 12, 64)
+        assert not short_attention.fits(x[:, :1], x, None, 12, 64), "a probe fills no register"
+        assert not short_attention.fits(x, x, None, 3, 64), "heads do not fill the registers"
+        assert not short_attention.fits(x, x, jnp.ones((2, 12, 1, 200), bool), 12, 64), "a mask of each head"
+        long = jnp.zeros((1, 4096, 768), jnp.bfloat16)
+        assert not short_attention.fits(long, long, None, 12, 64), "scores fill the fast memory"
+        kinds["kind"] = "TPU v4"
+        middle = jnp.zeros((1, 400, 1024), jnp.bfloat16)
+        assert not short_attention.fits(middle, middle, None, 16, 64), "which is smaller there"
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
+def test_a_norm_in_one_pass_is_as_good_as_bfloat16(mean, on_tpu):
+    norm = LayerNorm(jax.random.key(0), 64)
+    x = jnp.asarray(RNG.normal(mean, 1.0, (8, 64)), jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    on_tpu()
+    assert above(relative_errors(norm(x).astype(jnp.float32), expected), BFLOAT16) == {}
