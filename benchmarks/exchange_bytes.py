@@ -25,7 +25,8 @@ from jax.experimental import topologies
 from mmjax.parallel import rules
 from mmjax.parallel.exchange import take_rows
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Instruction, Program
+from mmjax.plan.hlo import Instruction
+from mmjax.plan.program import Program
 from mmjax.types import Array
 
 MESHES = ("8,1,1", "2,2,2")
@@ -34,7 +35,7 @@ MESHES = ("8,1,1", "2,2,2")
 class OneRound(Program):
     """A program in which loops count once: how many rounds there are is known when it runs."""
 
-    def _trip_count(self, loop: Instruction) -> int:
+    def trip_count(self, loop: Instruction) -> int:
         return 1
 
 

@@ -28,7 +28,7 @@ from mmjax.nn.block import Block, BlockConfig
 from mmjax.nn.mlp import Activation
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.parallel.rules import batch_sharding, replicated
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from mmjax.types import Array
 
 Layer = Callable[[Any, Array], Array]

@@ -32,8 +32,8 @@ from mmjax.losses import contrastive
 from mmjax.losses.choice import Choice, KernelChoice, Kind
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.plan.program import KernelCost, Program
 from mmjax.training.flops import count_flops
-from mmjax.training.hlo import KernelCost, Program
 
 DEFAULTS = [
     ("v5e:16x16", 1_048_576, 768, ("sigmoid", "softmax"), ("dense", "gather", "ring")),

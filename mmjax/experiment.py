@@ -46,6 +46,18 @@ class EvalsConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    """The machine that a config is meant for, which `python -m mmjax.plan` compiles it for; training does not read it.
+
+    topology: such as "v5e:16x16", "h100:8" or "cpu:8"; "" for none.
+    num_slices: of that, joined by the slower network.
+    """
+
+    topology: str = ""
+    num_slices: int = 1
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that decides a run."""
 
@@ -60,6 +72,7 @@ class Experiment:
     evals: EvalsConfig = EvalsConfig()
     logs: LogsConfig = field(default_factory=LogsConfig)
     processes: ProcessesConfig = ProcessesConfig()
+    plan: PlanConfig = PlanConfig()
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
         """What `get_config()` of a config file returns."""

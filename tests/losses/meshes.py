@@ -8,7 +8,7 @@ import jax
 
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from mmjax.types import Mean
 
 MESHES = (None, (8, 1, 1), (2, 4, 1), (2, 2, 2))

@@ -17,7 +17,7 @@ from mmjax.losses.choice import choose
 from mmjax.losses.tiles import Cut, pallas_tiles
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from tests.losses import reference
 from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
 

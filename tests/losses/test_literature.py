@@ -14,7 +14,7 @@ from mmjax.losses.chunked import chunked_sigmoid
 from mmjax.losses.info_nce import clamped_log_scale, info_nce
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from tests.losses import reference
 from tests.tolerances import LAYER, above, relative_errors
 

@@ -12,7 +12,7 @@ from mmjax.losses import contrastive
 from mmjax.losses.momentum import Queue, momentum_contrastive
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from tests.losses import reference
 from tests.tolerances import LAYER, above, relative_errors
 

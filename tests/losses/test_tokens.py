@@ -15,7 +15,7 @@ from mmjax.errors import UserError
 from mmjax.losses.tokens import TokenLoss, TokenTeacher, token_cross_entropy
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 from tests.losses import reference
 from tests.losses.meshes import MESHES
 from tests.tolerances import BFLOAT16, LAYER, above, relative_errors

@@ -14,7 +14,7 @@ from mmjax.objectives import negatives
 from mmjax.objectives.negatives import sample_negatives
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.hlo import Program
+from mmjax.plan.program import Program
 
 NUM_ROWS, WIDTH, LOG_SCALE = 16, 8, math.log(4)
 NUM_DRAWS = 20_000

@@ -1,0 +1,1 @@
+"""What a run will ask of machines that are not there: `python -m mmjax.plan`."""

@@ -1,0 +1,126 @@
+"""Machines that are not there: `v5e:16x16`, `h100:8`, `cpu:8` as devices that a program can be compiled for."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from mmjax.config import suggestion
+from mmjax.errors import UserError
+from mmjax.parallel.chips import CHIPS, Chip
+
+TPUS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+SLICES: Mapping[str, tuple[str, ...]] = {"v4": CUBIC, "v5e": FLAT, "v5p": CUBIC, "v6e": FLAT}
+"""Shapes of slices that are offered, by the generation of TPU (Google Cloud documentation, "TPU v5e" and so on)."""
+GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
+GPUS_PER_NODE = 8
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    # No TPU is looked for, and the compiler may be loaded beside another.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+"""What must be set before JAX starts."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """So many devices of a kind, in slices or nodes."""
+
+    name: str
+    num_slices: int
+    devices: Sequence[Any]
+    chip: Chip | None
+    """None on CPU, whose rates are measured."""
+
+    @property
+    def platform(self) -> str:
+        kind = self.name.partition(":")[0]
+        return "cpu" if kind == "cpu" else "gpu" if kind in GPUS else "tpu"
+
+    @property
+    def written(self) -> str:
+        return self.name if self.num_slices == 1 else f"{self.num_slices} slices of {self.name}"
+
+
+def num_devices(name: str, num_slices: int = 1) -> int:
+    """How many devices a topology has, from its name alone.
+
+    Raises:
+        UserError: there is no such topology.
+    """
+    check(name)
+    return num_slices * math.prod(int(size) for size in name.partition(":")[2].split("x"))
+
+
+def check(name: str) -> None:
+    """Refuses a name that is none.
+
+    Raises:
+        UserError: with the nearest that are known.
+    """
+    kind, _, size = name.partition(":")
+    if kind in SLICES and size not in SLICES[kind]:
+        known = [f"{kind}:{shape}" for shape in SLICES[kind]]
+        raise UserError(f"topology {name!r} is not known: use one of {', '.join(known)}")
+    if kind in SLICES:
+        return
+    if (kind in GPUS or kind == "cpu") and re.fullmatch(r"[1-9]\d*", size):
+        if kind in GPUS and int(size) > GPUS_PER_NODE and int(size) % GPUS_PER_NODE:
+            raise UserError(f"topology {name!r} has part of a node: give a multiple of {GPUS_PER_NODE} GPUs")
+        return
+    examples = [f"{tpu}:{shapes[3]}" for tpu, shapes in SLICES.items()] + [f"{gpu}:8" for gpu in GPUS] + ["cpu:8"]
+    raise UserError(f"topology {name!r} is not known: {suggestion(name, examples)}")
+
+
+def open_topology(name: str, num_slices: int = 1) -> Topology:
+    """The devices of a topology, for which programs can be lowered and compiled.
+
+    Raises:
+        UserError: there is no such topology, or what compiles for it is not installed.
+    """
+    check(name)
+    kind, _, size = name.partition(":")
+    if kind == "cpu":
+        if num_slices > 1:
+            raise UserError("--slices is for TPU: give all CPU devices in the name of the topology")
+        return Topology(name, 1, _cpu_devices(int(size)), None)
+    if kind in GPUS:
+        from mmjax.plan.gpu import gpu_devices
+
+        return Topology(name, 1, gpu_devices(kind, int(size) * num_slices), CHIPS[GPUS[kind]])
+    return Topology(name, num_slices, _tpu_devices(name, num_slices), CHIPS[TPUS[kind]])
+
+
+def _cpu_devices(count: int) -> list[jax.Device]:
+    jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise UserError(f"there are {len(devices)} CPU devices already, not {count}: plan one cpu topology a process")
+    return devices[:count]
+
+
+def _tpu_devices(name: str, num_slices: int) -> Sequence[Any]:
+    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key != "JAX_PLATFORMS"})
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if name.startswith(("v4:", "v5p:")):
+        # The two cores of a chip are one device, as they are to JAX on the machine itself.
+        options["chip_config_name"] = "megacore"
+    if name.endswith(":1x1"):
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError, ValueError) as error:
+        if "libtpu" in str(error) or "not found" in str(error).lower() or "Unknown backend" in str(error):
+            raise UserError("planning for TPU needs the TPU compiler: pip install -r requirements-plan.txt") from error
+        raise UserError(f"the TPU compiler does not know {name!r} ({' '.join(str(error).split())[:200]})") from error
