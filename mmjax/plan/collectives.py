@@ -137,13 +137,18 @@ def link_secs(sent: int, group: Sequence[int], devices: Sequence[Any], chip: Chi
     if chip is None or not chip.link_bytes_per_sec:
         return None
     members = [devices[place] for place in group]
-    if len({slice_of(device) for device in members}) > 1:
+    if len({_network_of(device) for device in members}) > 1:
         return sent / chip.network_bytes_per_sec
     coords = [tuple(device.coords) for device in members if getattr(device, "coords", None) is not None]
     if not coords:
         return sent / (chip.link_bytes_per_sec * chip.links)
     dimensions = sum(len(set(values)) > 1 for values in zip(*coords, strict=True))
     return sent / (chip.link_bytes_per_sec * 2 * max(dimensions, 1))
+
+
+def _network_of(device: Any) -> Any:
+    """The slice, or the node of a GPU, whose devices are joined by links."""
+    return device.process_index if getattr(device, "platform", "") in ("gpu", "cuda") else slice_of(device)
 
 
 def described(instruction: Instruction, repeats: int, overlapped: bool, mesh: Any, chip: Chip | None) -> Communication:

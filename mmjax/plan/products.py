@@ -16,6 +16,8 @@ def product_flops(module: Module, computation: Computation, instruction: Instruc
         return _dot_flops(computation, instruction)
     if instruction.operation == "convolution":
         return _convolution_flops(computation, instruction)
+    if instruction.operation == "custom-call":
+        return _library_flops(computation, instruction)
     if instruction.operation != "fusion":
         return 0
     parts = ((inner, part) for inner in module.called(instruction) for part in inner.instructions)
@@ -32,6 +34,15 @@ def passes(module: Module, computation: Computation, instruction: Instruction) -
         return 6 if "highest" in instruction.rest else 3 if "operand_precision={high" in instruction.rest else 1
     inner = [passes(module, c, part) for c in module.called(instruction) for part in c.instructions] or [1]
     return max(inner) if instruction.operation == "fusion" else 1
+
+
+def _library_flops(computation: Computation, instruction: Instruction) -> int:
+    """Of a product that a library computes, such as cuBLAS, which says what it sums over."""
+    contracted = instruction.attribute(r'"lhs_contracting_dimensions":\["(\d+)"\]')
+    if contracted is None:
+        return 0
+    lhs = _operand_arrays(computation, instruction)[0]
+    return 2 * math.prod(instruction.arrays[0].dims) * lhs.dims[int(contracted)]
 
 
 def _dot_flops(computation: Computation, instruction: Instruction) -> int:

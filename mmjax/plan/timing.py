@@ -97,6 +97,6 @@ def limit(
         cause = f"the matrix units: products alone take {computing / whole:.0%} of the step at their peak"
     else:
         products = by_kind.get("matrix products", Secs())
-        apart, reached = products.hybrid / whole, computing / max(products.hybrid, computing)
+        apart, reached = products.hybrid / whole, computing / max(products.hybrid, computing, 1e-12)
         cause = f"small products and memory: products take {apart:.0%} of the step, at {reached:.0%} of the peak"
     return f"the step is limited by {cause}; the longest part is {slowest}, {share:.0%}"

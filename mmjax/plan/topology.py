@@ -1,7 +1,7 @@
 """Machines that are not there: `v5e:16x16`, `h100:8`, `cpu:8` as devices that a program can be compiled for."""
 
+import contextlib
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,6 @@ SLICES: Mapping[str, tuple[str, ...]] = {"v4": CUBIC, "v5e": FLAT, "v5p": CUBIC,
 """Shapes of slices that are offered, by the generation of TPU (Google Cloud documentation, "TPU v5e" and so on)."""
 GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
 GPUS_PER_NODE = 8
-
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    # No TPU is looked for, and the compiler may be loaded beside another.
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-}
-"""What must be set before JAX starts."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +93,17 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
 
 
 def _cpu_devices(count: int) -> list[jax.Device]:
-    jax.config.update("jax_num_cpu_devices", count)
+    if jax.config.jax_num_cpu_devices < count:
+        # Once devices are there, their number stays as it is.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise UserError(f"there are {len(devices)} CPU devices already, not {count}: plan one cpu topology a process")
+        raise UserError(f"JAX has {len(devices)} CPU devices already, not {count}: plan in a process of its own")
     return devices[:count]
 
 
 def _tpu_devices(name: str, num_slices: int) -> Sequence[Any]:
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key != "JAX_PLATFORMS"})
     options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
     if name.startswith(("v4:", "v5p:")):
         # The two cores of a chip are one device, as they are to JAX on the machine itself.

@@ -38,6 +38,7 @@ ENTRY %main (x: bf16[32,64]) -> bf16[32,128] {
   %same = f32[2,8,8,16]{3,2,1,0} convolution(%image, %kernel), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, operand_precision={highest,highest}
   %fast = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} copy(%w)
   %next = bf16[12,64,128]{2,1,0} fusion(%stack, %w, %n), kind=kLoop, calls=%update
+  %library = (bf16[32,128]{1,0}, s8[64]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[]}}}
   ROOT %r = bf16[32,128]{1,0} add(%product, %as_convolution)
 }
 """
@@ -57,6 +58,7 @@ def one(name):
         ("scores", 2 * 4 * 12 * 16 * 16 * 64),
         # Taps on the border's padding do not count: 22 of 24 along each axis.
         ("same", 2 * 2 * 22 * 22 * 3 * 16),
+        ("library", 2 * 32 * 64 * 128),
         ("r", 0),
     ],
 )

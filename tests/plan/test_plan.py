@@ -1,0 +1,105 @@
+"""A plan from end to end: of a small config on CPU devices, and what the command says of what it cannot do."""
+
+import json
+from dataclasses import replace
+
+import jax
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.plan import command, page, plan
+from mmjax.plan.plan import TooLarge, _too_large, make_plan
+from mmjax.plan.topology import open_topology
+from tests.test_config import ROOT, shipped
+
+TINY = ROOT / "tests" / "tiny_config.py"
+SMALL = ["--config.mesh.data=2", "--config.data.batch_size=16", "--config.train.num_steps=100"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The plan of the tiny config on two devices, as the command writes it."""
+    folder = tmp_path_factory.mktemp("plan")
+    files = {name: folder / f"plan.{name}" for name in ("json", "html", "txt")}
+    outputs = [f"--json={files['json']}", f"--report={files['html']}", f"--hlo={files['txt']}"]
+    command.main([f"--config={TINY}", "--topology=cpu:2", *SMALL, *outputs])
+    return json.loads(files["json"].read_text()), files
+
+
+def test_it_has_what_scripts_read(made):
+    found, _ = made
+    assert found["config"] == " ".join(["tiny_config", *SMALL])
+    assert found["num_devices"] == 2
+    assert found["memory"]["fits"]
+    assert 0 < found["memory"]["peak_bytes"] < found["memory"]["limit_bytes"]
+    assert 0 < found["time"]["roofline_secs"] <= found["time"]["hybrid_secs"] <= found["time"]["cycles_secs"]
+    assert found["flops"]["model"] == 3 * 16 * sum(part["forward"] for part in found["flops"]["per_example"].values())
+    assert {one["operation"] for one in found["collectives"]} <= {"all-reduce", "all-gather"}
+    assert all(one["axes"] == ["data"] for one in found["collectives"] if one["sent_bytes"])
+    assert found["run"]["num_steps"] == 100
+    assert found["run"]["ends"]["roofline"]["cost"] is None
+
+
+def test_the_page_and_the_program_are_written(made):
+    found, files = made
+    html = files["html"].read_text()
+    assert page.headline(found) in html
+    for title, _, _ in page.tables(found):
+        assert title in html
+    assert files["txt"].read_text().startswith("HloModule jit_train_step")
+
+
+def test_parts_of_the_model_are_named(made):
+    found, _ = made
+    paths = " ".join(found["time"]["by_path"])
+    assert "image/blocks/attention" in paths
+    assert "optimizer" in paths
+    assert "loss" in paths
+
+
+def test_what_does_not_fit_says_what_to_change(monkeypatch, capsys):
+    experiment = shipped("siglip_b16")
+    experiment = replace(experiment, data=replace(experiment.data, batch_size=4096))
+    experiment = replace(
+        experiment, model=replace(experiment.model, image=replace(experiment.model.image, remat="none"))
+    )
+    lacking = plan.Compiled("", None, 1.0, TooLarge(27 * 2**30, 16 * 2**30))
+    monkeypatch.setattr(plan, "compile_step", lambda traced: lacking)
+    monkeypatch.setattr(command, "from_values", lambda values: experiment)
+    experiment = replace(experiment, mesh=replace(experiment.mesh, data=4, fsdp=1))
+    with pytest.raises(UserError, match=r"needs 27.00 GiB of 16.00 GiB: change one of the lines above"):
+        command.main([f"--config={TINY}", "--topology=cpu:4"])
+    said = capsys.readouterr().out
+    assert "--config.model.image.remat=full" in said
+    assert "--config.mesh.data=1 --config.mesh.fsdp=4" in said
+    assert "--config.train.accumulate=2" in said
+
+
+def test_the_compilers_words_are_read():
+    tpu = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (26.88G) exceeds "
+    )
+    assert _too_large(tpu + "available HBM (15.75G).") == (int(26.88 * 2**30), int(15.75 * 2**30))
+    assert _too_large("RESOURCE_EXHAUSTED: Used 17.21G of 15.75G hbm.") == (int(17.21 * 2**30), int(15.75 * 2**30))
+    assert _too_large("RESOURCE_EXHAUSTED") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--topology=v5e:5x5"], "topology 'v5e:5x5' is not known"),
+        ([], "--topology is missing"),
+        (["--topology=cpu:2", "--slices=two"], "--slices = 'two' is no number of slices"),
+        (["--topology=cpu:2", "--preempt_hours=-1"], "--preempt_hours = '-1' is no positive number"),
+        (["--topology=cpu:2", "--prices=none.toml"], "prices none.toml cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, said):
+    with pytest.raises(UserError, match=said):
+        command.main([f"--config={TINY}", *arguments])
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="needs 16 devices but there are 4"):
+        make_plan(shipped("siglip_b16"), open_topology("cpu:4"))
+    assert len(jax.devices()) == 8
