@@ -9,7 +9,7 @@ from rich.console import Console
 from mmjax import flags, workdir
 from mmjax.errors import UserError
 from mmjax.experiment import Experiment, from_values
-from mmjax.plan import page, run, topology
+from mmjax.plan import cpu, page, run, scale, search, topology
 from mmjax.plan.plan import make_plan
 
 FLAGS = {
@@ -21,14 +21,43 @@ FLAGS = {
     "prices": "TOML file with the price of a chip-hour; by default the table of mmjax",
     "preempt_hours": "a machine is taken away every so many hours (24)",
     "restart_secs": "until a stopped run steps again (180)",
+    "search_count": "ways that --search compiles (6)",
+    "scale": "machines to plan the same training for, such as v5e:2x2,v5e:4x4,v5e:8x8: weak and strong scaling",
+    "picture": "PNG file of --scale (scaling.png)",
 }
+SWITCHES = {
+    "search": "try meshes, microbatches, what is saved and how the loss is computed; show the best",
+}
+OUTPUTS = ("json", "report", "hlo", "search", "search_count", "scale", "picture")
+"""Flags that a plan in a process of its own is not given."""
 PROGRAM = "mmjax.plan"
 
 
 def main(arguments: Sequence[str]) -> None:
-    values = flags.parse_flags(PROGRAM, arguments, FLAGS)
+    values = flags.parse_flags(PROGRAM, arguments, FLAGS, SWITCHES)
     experiment = from_values(flags.require(values, "config", PROGRAM))
+    if values["scale"]:
+        names = [name.strip() for name in values["scale"].split(",")]
+        picture = Path(values["picture"] or "scaling.png")
+        scale.scale(experiment, _without_outputs(arguments), names, picture, Console())
+        return
     machine = open_machine(values, experiment)
+    if values["search"]:
+        count, devices = int(number(values, "search_count", 6)), len(machine.devices)
+        chip = machine.chip or cpu.measured_chip()
+        search.search(experiment, _without_outputs(arguments), devices, chip, count, Console())
+        return
+    show_plan(experiment, machine, values, arguments)
+
+
+def show_plan(
+    experiment: Experiment, machine: topology.Topology, values: dict[str, Any], arguments: Sequence[str]
+) -> None:
+    """Makes one plan, prints it and writes it where that is asked for.
+
+    Raises:
+        UserError: after that, where the step does not fit.
+    """
     plan = {"config": config_name(arguments)} | make_plan(
         experiment,
         machine,
@@ -44,6 +73,18 @@ def main(arguments: Sequence[str]) -> None:
         page.write_html(plan, Path(values["report"]))
     if not plan["memory"]["fits"]:
         raise UserError(f"{page.headline(plan)}: change one of the lines above")
+
+
+def _without_outputs(arguments: Sequence[str]) -> list[str]:
+    """The arguments of one plan; of those that are left out, the values too."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in OUTPUTS:
+            kept.append(argument)
+        elif not equals and name not in SWITCHES:
+            next(rest, None)
+    return kept
 
 
 def open_machine(values: dict[str, Any], experiment: Experiment) -> topology.Topology:
