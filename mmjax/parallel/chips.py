@@ -29,6 +29,7 @@ class Chip:
     links: how many of them.
     network_bytes_per_sec: of what joins slices or nodes, one way.
     fast_memory_bytes: of the memory beside a core, in which kernels compute.
+    slow_flops_per_sec, slow_bytes_per_sec: what it does at worst, where that was measured: on CPU.
     """
 
     flops_per_sec: float
@@ -39,6 +40,8 @@ class Chip:
     links: int = 0
     network_bytes_per_sec: float = 0.0
     fast_memory_bytes: int = 0
+    slow_flops_per_sec: float = 0.0
+    slow_bytes_per_sec: float = 0.0
 
 
 CHIPS: dict[str, Chip] = {

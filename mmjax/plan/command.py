@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     machine = open_machine(values, experiment)
     if values["search"]:
         count, devices = int(number(values, "search_count", 6)), len(machine.devices)
-        chip = machine.chip or cpu.measured_chip()
+        chip = machine.chip or cpu.shared_by(cpu.measured_chip(), devices)
         search.search(experiment, _without_outputs(arguments), devices, chip, count, Console())
         return
     show_plan(experiment, machine, values, arguments)

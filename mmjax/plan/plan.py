@@ -28,7 +28,7 @@ CALIBRATION = (
 PLATFORM_NOTES = {
     "tpu": f"time: {CALIBRATION}",
     "gpu": "time: the roofline alone, as the GPU compiler estimates no cycles; the real time is longer",
-    "cpu": "time: from products and copies that were measured on this machine just now",
+    "cpu": "time: from products and passes over memory that were measured here just now, the best and the worst",
 }
 
 
@@ -70,7 +70,7 @@ def make_plan(
         compiled = compile_step(traced)
     if hlo is not None and compiled.text:
         hlo.write_text(compiled.text)
-    chip = topology.chip or cpu.measured_chip()
+    chip = topology.chip or cpu.shared_by(cpu.measured_chip(), len(topology.devices))
     plan: dict[str, Any] = {
         "topology": topology.written,
         "num_devices": int(mesh.size),
@@ -114,10 +114,11 @@ def compile_step(traced: Traced) -> Compiled:
 
 
 def _peak_bytes(analysis: Any) -> int:
-    """The compiler's own figure; where it has none, arguments, other results, and what lies between."""
-    if analysis.peak_memory_in_bytes:
-        return int(analysis.peak_memory_in_bytes)
+    """The compiler's own figure; where it has none that is more than the arguments, as on CPU: arguments, results that
+    are not arguments, and what lies between."""
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    if analysis.peak_memory_in_bytes > analysis.argument_size_in_bytes + max(results, 0):
+        return int(analysis.peak_memory_in_bytes)
     return int(analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes)
 
 

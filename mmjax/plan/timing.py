@@ -18,6 +18,9 @@ KERNEL_EFFICIENCY = 0.1
 cycle, those of attention reach 0.10 (64 tokens, forward) to 0.28 (196 tokens, backward): `benchmarks/kernel_cycles.py`.
 The kernel of the losses computes in float32, in six passes: 0.17."""
 
+TINY_SECS = 1e-12
+"""Less than any step takes: what nothing at all is divided by."""
+
 
 class Secs(NamedTuple):
     """Seconds by the three sums."""
@@ -41,6 +44,9 @@ def secs_of(operation: Operation, chip: Chip) -> Secs:
     if operation.is_kernel:
         slow = max(flops / (KERNEL_EFFICIENCY * chip.flops_per_sec), moving)
         return Secs(roofline, slow, slow)
+    if chip.slow_flops_per_sec:
+        slow = max(roofline, flops / chip.slow_flops_per_sec, operation.num_bytes / chip.slow_bytes_per_sec)
+        return Secs(roofline, (roofline + slow) / 2, slow)
     if operation.cycles is None or not chip.clock_hz:
         # What the compiler has no figure for: copies that run beside others, other platforms.
         return Secs(roofline, roofline, roofline)
@@ -87,7 +93,7 @@ def limit(
     work = Secs()
     for secs in by_kind.values():
         work = work.plus(secs)
-    whole = work.hybrid + waited
+    whole = max(work.hybrid + waited, TINY_SECS)
     computing = sum(o.repeats * o.flops * o.passes / chip.flops_per_sec for o in operations)
     slowest = next(iter(by_path), "nothing")
     share = by_path[slowest].hybrid / whole if by_path else 0.0
@@ -97,6 +103,6 @@ def limit(
         cause = f"the matrix units: products alone take {computing / whole:.0%} of the step at their peak"
     else:
         products = by_kind.get("matrix products", Secs())
-        apart, reached = products.hybrid / whole, computing / max(products.hybrid, computing, 1e-12)
+        apart, reached = products.hybrid / whole, computing / max(products.hybrid, computing, TINY_SECS)
         cause = f"small products and memory: products take {apart:.0%} of the step, at {reached:.0%} of the peak"
     return f"the step is limited by {cause}; the longest part is {slowest}, {share:.0%}"

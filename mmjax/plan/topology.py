@@ -93,7 +93,7 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
 
 
 def _cpu_devices(count: int) -> list[jax.Device]:
-    if jax.config.read("jax_num_cpu_devices") < count:
+    if jax.config.jax_num_cpu_devices < count:  # type: ignore[attr-defined]
         # Once devices are there, their number stays as it is.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
