@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests of what has an environment of its own: Apache Beam, and TFDS with TensorFlow (minutes, the first time).
+# Tests of what has an environment of its own: Apache Beam, the TPU compiler, TFDS with TensorFlow (minutes, the first
+# time).
 #
 #   bash launch/test_optional.sh
 set -euo pipefail
@@ -25,6 +26,7 @@ check() {
 }
 
 check beam
+check plan
 check tensorflow
 
 [ ${#FAILED[@]} -eq 0 ] || { echo "Failed: ${FAILED[*]}" >&2; exit 1; }

@@ -13,6 +13,7 @@ from mmjax.parallel.mesh import slice_of
 from mmjax.plan.hlo import Instruction
 from mmjax.plan.places import Place, place_of
 
+BETWEEN_SLICES = r'_xla_megascale_transfer_type="(\w+)"'
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 """Numbers counted up in an array of these sizes, whose axes are then put in this order."""
@@ -42,6 +43,18 @@ class Communication(NamedTuple):
     place: Place
 
 
+def kind_of(instruction: Instruction) -> str | None:
+    """Which collective an instruction is or starts, or None.
+
+    Between slices a TPU has the host send: what stands in the program is a `send` that names the collective.
+    """
+    if instruction.operation == "send":
+        between = instruction.attribute(BETWEEN_SLICES)
+        return None if between is None else between.lower().replace("_", "-")
+    name = plain(instruction.operation)
+    return name if name in COLLECTIVES else None
+
+
 def plain(operation: str) -> str:
     """The name of a collective, also where it is split into a start and an end, of which the start counts."""
     return operation.removesuffix("-start")
@@ -50,6 +63,9 @@ def plain(operation: str) -> str:
 def sent_bytes(instruction: Instruction) -> int:
     """What a device sends in the usual algorithm, a ring, of a group of n devices."""
     result, n = array_bytes(instruction), max(len(group) for group in groups_of(instruction, 1))
+    if instruction.operation == "send":
+        # Its array is what a device has itself.
+        return 2 * result * (n - 1) // n if kind_of(instruction) == "all-reduce" else result * (n - 1)
     match plain(instruction.operation):
         case "collective-permute":
             return result
@@ -64,6 +80,8 @@ def sent_bytes(instruction: Instruction) -> int:
 def array_bytes(instruction: Instruction) -> int:
     """Bytes of what a collective gives to a device."""
     arrays = [array.num_bytes for array in instruction.arrays]
+    if instruction.operation == "send":
+        return arrays[0]
     # The start of these has operand and result in its shape, and what it synchronises by.
     starts = instruction.operation in ("collective-permute-start", "all-gather-start")
     return arrays[len(instruction.operands)] if starts and len(arrays) > 1 else sum(arrays)
@@ -72,6 +90,11 @@ def array_bytes(instruction: Instruction) -> int:
 def groups_of(instruction: Instruction, num_devices: int) -> list[list[int]]:
     """The devices of each group, as places in the mesh; of a permute, the pairs of source and target."""
     rest = instruction.rest
+    if slices := re.search(r'_xla_megascale_target="\{([\d,]+)\}x', rest):
+        # One device of each slice; the mesh has slice after slice.
+        count = len(slices[1].split(","))
+        each = max(num_devices // count, 1)
+        return [[place + number * each for number in range(count)] for place in range(each)]
     if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest):
         return [[int(d) for d in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
     if listed := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)+)\}", rest):
@@ -157,7 +180,7 @@ def described(instruction: Instruction, repeats: int, overlapped: bool, mesh: An
     groups, sent = groups_of(instruction, len(devices)), sent_bytes(instruction)
     largest = max(groups, key=len) if plain(instruction.operation) != "collective-permute" else _farthest(groups)
     return Communication(
-        plain(instruction.operation),
+        kind_of(instruction) or instruction.operation,
         repeats,
         array_bytes(instruction),
         sent,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mmjax.plan import hlo
-from mmjax.plan.collectives import COLLECTIVES, plain, sent_bytes
+from mmjax.plan.collectives import kind_of, sent_bytes
 from mmjax.plan.hlo import Computation, Instruction
 from mmjax.plan.products import passes, product_flops
 from mmjax.plan.traffic import moved_bytes
@@ -71,7 +71,7 @@ class Program:
     @functools.cached_property
     def collectives(self) -> list[Collective]:
         return [
-            Collective(plain(instruction.operation), repeats, sent_bytes(instruction))
+            Collective(kind_of(instruction) or "", repeats, sent_bytes(instruction))
             for repeats, instruction, _ in self.communications
         ]
 
@@ -87,14 +87,15 @@ class Program:
             if instruction.operation in ("fusion", "async-start"):
                 inner = [part for called in self.module.called(instruction) for part in called.instructions]
             for part in inner:
-                if plain(part.operation) not in COLLECTIVES or part.operation.endswith("-done"):
+                if kind_of(part) is None:
                     continue
                 chain = part.attribute(r'chain_id="(\d+)"') and (computation.name, part.attribute(r"channel_id=(\d+)"))
                 if chain in chained:
                     continue
                 if chain:
                     chained.add(chain)
-                found.append((repeats, part, part is not instruction or part.operation.endswith("-start")))
+                overlapped = part is not instruction or part.operation.endswith(("-start", "send"))
+                found.append((repeats, part, overlapped))
         return found
 
     @property

@@ -9,7 +9,17 @@ from mmjax.nn.mlp import MLP
 from mmjax.parallel import rules
 from mmjax.parallel.chips import Chip
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.plan.collectives import axes_of, described, direction_of, groups_of, link_secs, summed
+from mmjax.plan.collectives import (
+    array_bytes,
+    axes_of,
+    described,
+    direction_of,
+    groups_of,
+    kind_of,
+    link_secs,
+    sent_bytes,
+    summed,
+)
 from mmjax.plan.hlo import Instruction
 from mmjax.plan.program import Program
 from mmjax.training.state import model_spec
@@ -93,6 +103,18 @@ def test_groups_are_read_in_every_form(rest, groups, axes):
     read = groups_of(instruction, 16)
     assert read[: len(groups)] == groups
     assert axes_of(read, SHAPE) == axes
+
+
+def test_between_slices_the_host_sends():
+    rest = (
+        '%x, %token), channel_id=18, is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",'
+        '_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    instruction = Instruction("s", "(bf16[64,8,128]{2,1,0}, u32[], token[])", "send", rest)
+    assert kind_of(instruction) == "all-reduce"
+    assert sent_bytes(instruction) == array_bytes(instruction) == 2 * 64 * 8 * 128
+    assert axes_of(groups_of(instruction, 16), SHAPE) == ("data",)
+    assert kind_of(Instruction("s", "(f32[8]{0}, u32[], token[])", "send", "%x, %token), channel_id=1")) is None
 
 
 def test_a_permute_has_a_direction():

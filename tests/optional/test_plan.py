@@ -1,0 +1,112 @@
+"""Plans for TPUs by the real compiler, without a TPU: run by launch/test_optional.sh, in an environment with libtpu."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from mmjax.plan.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+
+from mmjax.data.config import DataConfig
+from mmjax.data.preprocess import PreprocessConfig
+from mmjax.experiment import Experiment
+from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.models.text import TextConfig
+from mmjax.models.vit import ViTConfig
+from mmjax.nn import short_attention
+from mmjax.nn.short_attention import Sides
+from mmjax.parallel import rules
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.plan.plan import make_plan
+from mmjax.plan.program import Program
+from mmjax.plan.topology import SLICES, open_topology
+
+pytest.importorskip("libtpu", reason="runs in an environment of its own: bash launch/test_optional.sh")
+
+SIZE: dict[str, Any] = {"width": 256, "depth": 6, "mlp_dim": 1024, "num_heads": 4, "compute_dtype": "bfloat16"}
+
+
+def experiment(**how: Any) -> Experiment:
+    image = ViTConfig(**SIZE, image_size=112, patch_size=16, **how)
+    text = TextConfig(**SIZE, vocab_size=1024, context_len=32, **how)
+    data = DataConfig(batch_size=256, text_len=32, preprocess=PreprocessConfig(image_size=112))
+    return Experiment(DualEncoderConfig(image, text, embed_dim=256), data)
+
+
+@pytest.mark.parametrize("kind", SLICES)
+def test_every_slice_can_be_opened(kind: str) -> None:
+    for shape in SLICES[kind]:
+        devices = open_topology(f"{kind}:{shape}").devices
+        assert len(devices) > 0
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize(("length", "num_heads", "head_dim", "masked"), [(200, 12, 64, True), (256, 16, 72, False)])
+def test_the_kernel_compiles(name: str, length: int, num_heads: int, head_dim: int, masked: bool) -> None:
+    mesh = make_mesh(MeshConfig(), open_topology(name).devices[:1])
+    with jax.set_mesh(mesh):
+        x, flat = (NamedSharding(mesh, rules.spec(dims)) for dims in ("btnh", "nh"))
+        side = jax.ShapeDtypeStruct((4, length, num_heads, head_dim), jnp.bfloat16, sharding=x)
+        bias = jax.ShapeDtypeStruct((num_heads, head_dim), jnp.bfloat16, sharding=flat)
+        rows = jax.ShapeDtypeStruct((4, length, num_heads * head_dim), jnp.bfloat16)
+        if not short_attention.fits(rows, rows, None, num_heads, head_dim):
+            assert name.startswith("v4"), "the fast memory of all others is large enough"
+            return
+
+        def both(sides: Sides, biases: Sides, cotangent: jax.Array) -> Any:
+            mask = (jnp.arange(length) < length - 4)[None, None, None] if masked else None
+            read, pull = jax.vjp(lambda *args: short_attention.attend(*args, mask), sides, biases)
+            return read, pull(cotangent)
+
+        lowered = jax.jit(both).lower(Sides(side, side, side), Sides(bias, bias, bias), side)
+        program = Program(lowered.compile().as_text() or "")
+    products = 7 * 2 * 4 * length**2 * num_heads * head_dim
+    assert program.kernel_cost.flops == products
+
+
+@pytest.fixture(scope="module")
+def scanned() -> dict[str, Any]:
+    return make_plan(experiment(remat="full"), open_topology("v5e:2x2"))
+
+
+def test_a_plan_of_the_real_compiler(scanned: dict[str, Any]) -> None:
+    memory, time = scanned["memory"], scanned["time"]
+    assert 0 < memory["peak_bytes"] < memory["limit_bytes"] == int(15.75 * 2**30)
+    assert 0.6 < memory["explained_bytes"] / memory["peak_bytes"] < 1.4
+    assert time["roofline_secs"] < time["hybrid_secs"] < time["cycles_secs"]
+    assert "kernels" in time["by_kind"]
+    assert {"all-reduce"} <= {one["operation"] for one in scanned["collectives"]}
+    for part in scanned["flops"]["per_example"].values():
+        assert part["closed_form"] in (None, part["forward"])
+
+
+def test_layers_written_out_take_as_long_as_scanned_ones(scanned: dict[str, Any]) -> None:
+    written_out = make_plan(experiment(remat="full", unroll=-1), open_topology("v5e:2x2"))
+    for end in ("roofline", "hybrid", "cycles"):
+        ratio = written_out["time"]["computation"][end] / scanned["time"]["computation"][end]
+        assert 0.95 < ratio < 1.05, end
+
+
+def test_what_does_not_fit_is_a_plan_too() -> None:
+    large = experiment()
+    large = replace(large, data=replace(large.data, batch_size=2**18))
+    found = make_plan(large, open_topology("v5e:2x2"))
+    assert not found["memory"]["fits"]
+    assert found["memory"]["limit_bytes"] == int(15.75 * 2**30)
+    assert any("remat=full" in line for line in found["memory"]["remedies"])
+
+
+def test_two_slices_have_the_data_axis_between_them() -> None:
+    given = replace(experiment(remat="full"), mesh=MeshConfig(data=2, fsdp=4))
+    found = make_plan(given, open_topology("v5e:2x2", num_slices=2))
+    assert found["num_devices"] == 8
+    across = [one for one in found["collectives"] if "data" in one["axes"]]
+    within = [one for one in found["collectives"] if one["axes"] == ["fsdp"]]
+    assert across
+    assert within
