@@ -10,8 +10,6 @@ from typing import NamedTuple
 TYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s16": 16, "u16": 16}
 TYPE_BITS |= {"s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128, "token": 0}
 """Bits of an element; of all other types 32, but for the 8-bit floats."""
-FAST_MEMORY = 1
-"""The memory space of a TPU that lies on the chip, beside the cores: what is there is not in the main memory."""
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax import assembly
 from mmjax.experiment import Experiment, check_mesh
-from mmjax.parallel.chips import GIB, Chip
+from mmjax.parallel.chips import Chip
 from mmjax.parallel.mesh import make_mesh
 from mmjax.plan import collectives, cpu, figures, memory, remedies, run, timing
 from mmjax.plan.places import place_of
@@ -282,7 +282,3 @@ def _not_fitting(experiment: Experiment, mesh: Any, traced: Traced, missing: Too
             "remedies": remedies.remedies(experiment, dict(mesh.shape)),
         }
     }
-
-
-def gib(num_bytes: float) -> str:
-    return f"{num_bytes / GIB:.2f} GiB"

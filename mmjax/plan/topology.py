@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from mmjax.config import suggestion
 from mmjax.errors import UserError
 from mmjax.parallel.chips import CHIPS, Chip
+from mmjax.plan.gpu import GPUS_PER_NODE, gpu_devices
 
 TPUS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -20,7 +21,6 @@ CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8",
 SLICES: Mapping[str, tuple[str, ...]] = {"v4": CUBIC, "v5e": FLAT, "v5p": CUBIC, "v6e": FLAT}
 """Shapes of slices that are offered, by the generation of TPU (Google Cloud documentation, "TPU v5e" and so on)."""
 GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
-GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,6 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
             raise UserError("--slices is for TPU: give all CPU devices in the name of the topology")
         return Topology(name, 1, _cpu_devices(int(size)), None)
     if kind in GPUS:
-        from mmjax.plan.gpu import gpu_devices
-
         return Topology(name, 1, gpu_devices(kind, int(size) * num_slices), CHIPS[GPUS[kind]])
     return Topology(name, num_slices, _tpu_devices(name, num_slices), CHIPS[TPUS[kind]])
 
@@ -112,7 +110,8 @@ def _tpu_devices(name: str, num_slices: int) -> Sequence[Any]:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError, ValueError) as error:
-        if "libtpu" in str(error) or "not found" in str(error).lower() or "Unknown backend" in str(error):
-            raise UserError("planning for TPU needs the TPU compiler: pip install -r requirements-plan.txt") from error
-        raise UserError(f"the TPU compiler does not know {name!r} ({' '.join(str(error).split())[:200]})") from error
+    except RuntimeError as error:
+        if "not installed" in str(error):
+            raise UserError("planning for TPU needs its compiler: pip install -r requirements-plan.txt") from error
+        message = " ".join(str(error).split())[:200]
+        raise UserError(f"the TPU compiler does not open {name!r} ({message}): try another topology") from error

@@ -38,3 +38,15 @@ def test_every_slice_is_a_shape():
 def test_slices_are_for_tpu():
     with pytest.raises(UserError, match="--slices is for TPU"):
         open_topology("cpu:8", 2)
+
+
+@pytest.mark.parametrize(("name", "said"), [("v5e:4x4", "requirements-plan.txt"), ("h100:8", "jax-cuda12-plugin")])
+def test_a_compiler_that_is_missing_is_named(name, said, monkeypatch):
+    def missing(**options):
+        raise RuntimeError(
+            "JAX TPU support not installed" if options["platform"] == "tpu" else "topology not implemented"
+        )
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
+    with pytest.raises(UserError, match=said):
+        open_topology(name)
