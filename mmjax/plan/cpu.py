@@ -16,8 +16,8 @@ import psutil
 from mmjax.parallel.chips import Chip
 from mmjax.training.peak import measure_matmul
 
-NUM_BYTES = 2**28
-"""Of an array that is far larger than the caches."""
+CACHED_BYTES, LARGE_BYTES = 2**22, 2**27
+"""Of an array that the caches hold, and of one that is far larger and is new memory each time."""
 SMALL, NUM_SMALL = 32, 2**14
 """Rows and columns of small matrices, and how many are multiplied at once: less than a head of attention has."""
 TIMES = 5
@@ -29,9 +29,9 @@ def measured_chip() -> Chip:
     return Chip(
         measure_matmul(),
         psutil.virtual_memory().total,
-        2 * NUM_BYTES / _best_secs(lambda x: x + 1, jnp.zeros(NUM_BYTES // 4, jnp.float32)),
+        2 * CACHED_BYTES / _best_secs(lambda x: x + 1, jnp.zeros(CACHED_BYTES // 4, jnp.float32)),
         slow_flops_per_sec=_small_flops_per_sec(),
-        slow_bytes_per_sec=2 * NUM_BYTES / 4 / _best_secs(jnp.exp, jnp.zeros(NUM_BYTES // 16, jnp.float32)),
+        slow_bytes_per_sec=2 * LARGE_BYTES / _best_secs(jnp.exp, jnp.zeros(LARGE_BYTES // 4, jnp.float32)),
     )
 
 

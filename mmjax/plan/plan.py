@@ -11,6 +11,7 @@ import numpy as np
 
 from mmjax import assembly
 from mmjax.experiment import Experiment, check_mesh
+from mmjax.parallel import rules
 from mmjax.parallel.chips import Chip
 from mmjax.parallel.mesh import make_mesh
 from mmjax.plan import collectives, cpu, figures, memory, remedies, run, timing
@@ -114,11 +115,10 @@ def compile_step(traced: Traced) -> Compiled:
 
 
 def _peak_bytes(analysis: Any) -> int:
-    """The compiler's own figure; where it has none that is more than the arguments, as on CPU: arguments, results that
-    are not arguments, and what lies between."""
-    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    if analysis.peak_memory_in_bytes > analysis.argument_size_in_bytes + max(results, 0):
+    """The compiler's own figure. On CPU that leaves out what lies between arguments and results, which is added."""
+    if analysis.peak_memory_in_bytes and not rules.runs_on_cpu():
         return int(analysis.peak_memory_in_bytes)
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return int(analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes)
 
 
