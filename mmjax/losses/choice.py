@@ -17,6 +17,7 @@ from mmjax.losses.sigmoid import sigmoid_sum
 from mmjax.losses.softmax import softmax_sum
 from mmjax.losses.tiles import Examples, Grid, Kernel
 from mmjax.parallel import rules
+from mmjax.parallel.chips import LANES
 from mmjax.parallel.collectives import Gather, Ring, Schedule
 from mmjax.parallel.mesh import ring_order
 from mmjax.types import Array, Mean
@@ -30,8 +31,6 @@ DENSE_BYTES = 32 * 2**20
 """Logits of a device up to which `auto` takes `dense`."""
 GATHER_BYTES = 256 * 2**20
 """Columns of all devices and their gradient, on each device, up to which `auto` takes `gather` where it may."""
-LANES = 128
-"""Numbers side by side in a register of a TPU."""
 NORM_TOLERANCE = 2e-2
 """How far the norm of an embedding may be from 1 in debug mode: bfloat16 rounds by up to 0.4%."""
 

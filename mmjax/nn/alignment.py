@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from mmjax.nn.attention import source_mask
-from mmjax.nn.linear import TILE_ROWS
 from mmjax.parallel import rules
+from mmjax.parallel.chips import SUBLANES
 from mmjax.types import Array
 
 
@@ -14,7 +14,7 @@ def aligned(x: Array) -> tuple[Array, Array | None]:
     As it is, and None, where nothing is added: on other devices, and where the tiles are whole.
     """
     length = x.shape[1]
-    missing = -length % TILE_ROWS
+    missing = -length % SUBLANES
     if not missing or not rules.runs_on_tpu():
         return x, None
     return jnp.pad(x, ((0, 0), (0, missing), (0, 0))), jnp.arange(length + missing)[None] < length

@@ -13,14 +13,12 @@ from jax.typing import DTypeLike
 from mmjax.nn.module import Module
 from mmjax.nn.parameter import Initializer, parameter, weight
 from mmjax.parallel import rules
+from mmjax.parallel.chips import SUBLANES
 from mmjax.types import Array, Key
 
 MANY_OUTPUTS = 512
 """Of a matrix, from which on its gradient is summed over positions as they are: measured on x86, see
 `_product_of_rows`."""
-TILE_ROWS = 8
-"""Rows of a tile of a TPU's memory. Where examples have whole tiles of positions, all positions of all examples are the
-rows of one matrix as they lie."""
 PRODUCT, WIDE_PRODUCT = "product", "wide_product"
 """The names under which rematerialisation finds products with parameters; wide is what is wider than its input."""
 
@@ -126,8 +124,11 @@ def rows_of(x: Array, last: str) -> Array:
 
 
 def is_aligned(x: Array) -> bool:
-    """Whether x is (b, t, i) on TPU and its examples have whole tiles of positions."""
-    return x.ndim == 3 and x.shape[1] % TILE_ROWS == 0 and rules.runs_on_tpu()
+    """Whether x is (b, t, i) on TPU and its examples have whole tiles of positions.
+
+    All positions of all examples are then the rows of one matrix as they lie.
+    """
+    return x.ndim == 3 and x.shape[1] % SUBLANES == 0 and rules.runs_on_tpu()
 
 
 def glorot_uniform(num_inputs: int) -> Initializer:

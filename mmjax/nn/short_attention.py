@@ -22,15 +22,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mmjax.parallel import rules
-from mmjax.parallel.chips import chip_of
+from mmjax.parallel.chips import LANES, SUBLANES, chip_of
 from mmjax.types import Array
 
-LANES = 128
-"""Numbers side by side in a register of a TPU."""
-SUBLANES = 8
-"""Rows of a register."""
-MIN_QUERIES = 8
-"""Below which a register of queries is mostly empty, as for a probe that reads a whole sequence."""
 DEFAULT_LIMIT_BYTES = 16 * 2**20
 USABLE_SHARE = 0.7
 """Of the fast memory, that blocks and scores may take by our count; the compiler adds what it moves."""
@@ -51,7 +45,8 @@ def fits(x: Array, source: Array, mask: Array | None, num_heads: int, head_dim: 
     num_queries, num_keys, width = x.shape[1], source.shape[1], num_heads * head_dim // rules.num_tensor_parts()
     fills = width % math.lcm(head_dim, LANES) == 0 and head_dim % SUBLANES == 0
     needed = _fast_bytes(num_queries, num_keys, width)
-    sizes = num_queries >= MIN_QUERIES and needed <= USABLE_SHARE * _fast_memory_bytes()
+    # A register of fewer queries is mostly empty, as of a probe that reads a whole sequence.
+    sizes = num_queries >= SUBLANES and needed <= USABLE_SHARE * _fast_memory_bytes()
     return fills and sizes and (mask is None or mask.shape[1] == 1)
 
 
@@ -232,7 +227,7 @@ def _seen(ref: Any) -> Array:
     """The mask (t or 1, s) with keys along sublanes: bool (s, t or 1)."""
     mask = ref[0]
     if mask.shape[0] == 1:
-        return jnp.broadcast_to(mask, (8, mask.shape[1])).T[:, :1] > 0
+        return jnp.broadcast_to(mask, (SUBLANES, mask.shape[1])).T[:, :1] > 0
     return mask.T > 0
 
 

@@ -15,6 +15,8 @@ al., 2025, section 2), of GPUs one port of 400 Gbit/s each, as the DGX reference
 from dataclasses import dataclass
 
 MIB, GIB = 2**20, 2**30
+SUBLANES, LANES = 8, 128
+"""Rows of a register of a TPU, and the numbers side by side in each; tiles of its memory have that size, too."""
 
 
 @dataclass(frozen=True)

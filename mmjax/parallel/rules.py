@@ -2,7 +2,7 @@
 
 A layer names dimensions (`spec("btf")`), never mesh axes. Two rules are told apart: parameters are *stored* split over
 `fsdp` and `tensor`, and are *used* split over `tensor` alone. Going from the one to the other is fully sharded data
-parallelism: an all-gather before the layer, a reduce-scatter of its gradient.
+parallelism: an all-gather before the layer, and a sum of its gradient of which each device keeps its part.
 """
 
 import math

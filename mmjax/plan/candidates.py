@@ -8,6 +8,7 @@ from typing import Any
 
 from mmjax.experiment import Experiment
 from mmjax.models.dual_encoder import DualEncoderConfig
+from mmjax.nn.stack import ALL
 from mmjax.parallel.chips import Chip
 from mmjax.plan.figures import closed_form
 
@@ -21,13 +22,15 @@ WORKING = 24.0
 """Arrays of a layer's width at the fullest moment of its backward pass."""
 REACHED = 0.5
 """Of the peak, that a step reaches: the same for all, so that it ranks none."""
+SCANNED = 1
+"""The `unroll` of a stack that is a loop: tried before layers written out, which are guessed equal."""
 SLACK = 1.3
 """How far above the limit a guess may be and still be compiled."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mesh, microbatches, what is saved, and how the loss is computed."""
+    """A mesh, microbatches, what is saved, how the loss is computed, and whether layers are a loop."""
 
     data: int
     fsdp: int
@@ -69,8 +72,8 @@ def candidates(experiment: Experiment, num_devices: int) -> Iterator[Candidate]:
             rows = num_devices // tensor
             if experiment.data.batch_size % (rows * accumulate) or (model.needs_whole_batch and accumulate > 1):
                 continue
-            for implementation in implementations:
-                yield Candidate(rows // fsdp, fsdp, tensor, accumulate, remat, implementation, 1)
+            for implementation, unroll in itertools.product(implementations, (SCANNED, ALL)):
+                yield Candidate(rows // fsdp, fsdp, tensor, accumulate, remat, implementation, unroll)
 
 
 def guess(experiment: Experiment, candidate: Candidate, chip: Chip, num_parameters: int) -> Guess:

@@ -76,15 +76,14 @@ def show_plan(
 
 
 def _without_outputs(arguments: Sequence[str]) -> list[str]:
-    """The arguments of one plan; of those that are left out, the values too."""
-    kept, rest = [], iter(arguments)
-    for argument in rest:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if name not in OUTPUTS:
-            kept.append(argument)
-        elif not equals and name not in SWITCHES:
-            next(rest, None)
-    return kept
+    """The arguments of one plan, each as `--name=value`."""
+    written: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-") or not written:
+            written.append(argument)
+        else:
+            written[-1] += f"={argument}"
+    return [one for one in written if one.lstrip("-").partition("=")[0] not in OUTPUTS]
 
 
 def open_machine(values: dict[str, Any], experiment: Experiment) -> topology.Topology:

@@ -1,7 +1,7 @@
 """GPUs that are not there: the description of each kind that XLA compiles for, as the device itself would give it.
 
-The figures are those of NVIDIA's data sheets and of the CUDA programming guide's table of compute capabilities; the
-compiler tiles and fuses by them.
+The compiler tiles and fuses by it. What it has beside `parallel.chips` is from NVIDIA's architecture white papers and
+from the CUDA programming guide's table of compute capabilities.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ from typing import Any, NamedTuple
 from jax.experimental import topologies
 
 from mmjax.errors import UserError
+from mmjax.parallel.chips import chip_of
 
 PACKAGES = "pip install 'jax-cuda12-plugin[with-cuda]' at the version of jax"
 GPUS_PER_NODE = 8
 
 
 class Kind(NamedTuple):
-    name: str
+    device_kind: str
+    """As JAX calls it, by which `parallel.chips` knows its memory and rates."""
     major: int
     minor: int
     num_cores: int
     clock_ghz: float
-    memory_bytes: int
-    memory_bytes_per_sec: float
     cache_bytes: int
     shared_bytes: int
     """Of a multiprocessor's shared memory, that a block may ask for."""
 
 
 KINDS = {
-    "a100": Kind("NVIDIA A100-SXM4-80GB", 8, 0, 108, 1.41, 80 * 10**9, 2.039e12, 40 * 2**20, 163 * 1024),
-    "h100": Kind("NVIDIA H100 80GB HBM3", 9, 0, 132, 1.98, 80 * 10**9, 3.35e12, 50 * 2**20, 227 * 1024),
-    "h200": Kind("NVIDIA H200", 9, 0, 132, 1.98, 141 * 10**9, 4.8e12, 50 * 2**20, 227 * 1024),
-    "b200": Kind("NVIDIA B200", 10, 0, 148, 1.96, 180 * 10**9, 8.0e12, 126 * 2**20, 227 * 1024),
+    "a100": Kind("NVIDIA A100-SXM4-80GB", 8, 0, 108, 1.41, 40 * 2**20, 163 * 1024),
+    "h100": Kind("NVIDIA H100 80GB HBM3", 9, 0, 132, 1.98, 50 * 2**20, 227 * 1024),
+    "h200": Kind("NVIDIA H200", 9, 0, 132, 1.98, 50 * 2**20, 227 * 1024),
+    "b200": Kind("NVIDIA B200", 10, 0, 148, 1.96, 126 * 2**20, 227 * 1024),
 }
 
 
@@ -47,14 +47,15 @@ def gpu_devices(kind: str, count: int) -> Sequence[Any]:
         described = topologies.get_topology_desc(
             platform="cuda", target_config=target_config(KINDS[kind]), topology=f"1x{hosts}x{each}"
         )
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise UserError(f"planning for GPU needs the CUDA compiler: {PACKAGES} ({message})") from error
+    except NotImplementedError as error:
+        raise UserError(f"planning for GPU needs the CUDA compiler: {PACKAGES}") from error
     return described.devices
 
 
 def target_config(kind: Kind) -> str:
     """The description in the text form of XLA's `GpuTargetConfigProto`."""
+    chip = chip_of(kind.device_kind)
+    assert chip is not None
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -67,10 +68,10 @@ gpu_device_info {{
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-  memory_bandwidth: {int(kind.memory_bytes_per_sec)}
+  memory_bandwidth: {int(chip.memory_bytes_per_sec)}
   l2_cache_size: {kind.cache_bytes}
   clock_rate_ghz: {kind.clock_ghz}
-  device_memory_size: {kind.memory_bytes}
+  device_memory_size: {chip.memory_bytes}
   shared_memory_per_block_optin: {kind.shared_bytes}
   cuda_compute_capability {{
     major: {kind.major}
@@ -85,5 +86,5 @@ dnn_version_info {{
   minor: 8
   patch: 0
 }}
-device_description_str: "{kind.name}"
+device_description_str: "{kind.device_kind}"
 """

@@ -83,6 +83,9 @@ def make_plan(
         "flops": {"model": facts.step_flops, "per_example": _per_example(facts)},
         "notes": [PLATFORM_NOTES[topology.platform]],
     }
+    if mesh.size < len(topology.devices):
+        idle = len(topology.devices) - mesh.size
+        plan["notes"].append(f"the mesh leaves {idle} of {len(topology.devices)} devices without work")
     if compiled.missing is not None:
         return plan | _not_fitting(experiment, mesh, traced, compiled.missing, chip)
     program = Program(compiled.text)
@@ -106,7 +109,8 @@ def compile_step(traced: Traced) -> Compiled:
     try:
         compiled = traced.step.lower(traced.abstract_state, traced.batch_spec).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        # The fast memory of a core can be too small for a kernel: that is a bug, and not the config's.
+        if "RESOURCE_EXHAUSTED" not in str(error) or "memory space vmem" in str(error):
             raise
         return Compiled("", None, time.perf_counter() - start, _too_large(str(error)))
     secs = time.perf_counter() - start

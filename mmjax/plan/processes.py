@@ -1,6 +1,7 @@
 """Plans that are made in processes of their own, a few at a time, and kept: a second search asks for none twice."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mmjax.versions import versions
 BYTES_EACH = 6 * 2**30
 """What a process needs that compiles a step of a large model."""
 CORES_EACH = 2
+COMPILERS = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 FOLDER = Path("runs") / "plan_cache"
 
 
@@ -33,7 +36,7 @@ class Request:
     def file_name(self) -> str:
         """The same for the same config, machine and versions."""
         machine = sorted(argument for argument in self.arguments if argument.startswith(("--topology", "--slices")))
-        said = json.dumps([self.config, machine, versions()], sort_keys=True)
+        said = json.dumps([self.config, machine, versions(), compilers()], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:24] + ".json"
 
 
@@ -43,6 +46,15 @@ class Answer:
     plan: dict[str, Any] | None
     reason: str
     """Why there is no plan; "" where there is one."""
+
+
+def compilers() -> dict[str, str]:
+    """Versions of those that are installed."""
+    installed = {}
+    for name in COMPILERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def num_workers() -> int:

@@ -13,12 +13,20 @@ def remedies(experiment: Experiment, mesh: Mapping[str, int]) -> list[str]:
         remat = getattr(getattr(model, tower, None), "remat", None)
         if remat not in (None, "full"):
             found.append(f"--config.model.{tower}.remat=full (computes a layer again: up to a third more time)")
-    if mesh["data"] > 1:
-        size = mesh["data"] * mesh["fsdp"]
-        found.append(f"--config.mesh.data=1 --config.mesh.fsdp={size} (each device keeps a part of the state)")
-    rows = experiment.data.batch_size // math.prod((mesh["data"], mesh["fsdp"]))
+    rows = mesh["data"] * mesh["fsdp"]
+    size = _largest_split(experiment, rows)
+    if size > mesh["fsdp"]:
+        split = f"--config.mesh.data={rows // size} --config.mesh.fsdp={size}"
+        found.append(f"{split} (each device keeps 1/{size * mesh['tensor']} of the state)")
+    of_device = experiment.data.batch_size // rows
     parts = experiment.train.accumulate * 2
-    if rows % parts == 0 and rows > parts and not model.needs_whole_batch:
+    if of_device % parts == 0 and of_device > parts and not model.needs_whole_batch:
         found.append(f"--config.train.accumulate={parts} (half of the rows at a time: up to a third more time)")
     found.append("a topology with more devices, or with more memory on each")
     return found
+
+
+def _largest_split(experiment: Experiment, rows: int) -> int:
+    """The most parts of a state over `rows` devices: what does not divide a width is stored whole on each."""
+    widths = [getattr(getattr(experiment.model, tower, None), "width", 0) for tower in ("image", "text")]
+    return math.gcd(rows, *widths)

@@ -1,5 +1,6 @@
 """How a training scales over machines of different sizes, planned: a table and a picture."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def _request(experiment: Experiment, arguments: Sequence[str], name: str, batch_
     override = f"--config.data.batch_size={batch_size}"
     kept = [argument for argument in arguments if not argument.startswith(("--config.data.batch_size", "--topology"))]
     changed = with_overrides(experiment, [override])
-    return Request((*kept, override, f"--topology={name}"), str(changed.to_dict()))
+    return Request((*kept, override, f"--topology={name}"), json.dumps(changed.to_dict(), sort_keys=True))
 
 
 def _point(name: str, devices: int, batch_size: int, plan: dict[str, Any]) -> Point:

@@ -1,5 +1,6 @@
 """The best ways to run a training on a machine: guessed by closed forms, and the few that remain compiled."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -66,20 +67,26 @@ def search(
     console.print(f"compiling {len(found)} of the ways to run this; Ctrl-C shows what is there so far")
     choices: list[Choice] = []
     try:
-        requests = [_request(experiment, arguments, one.candidate.overrides) for one in found]
-        for answer in track(answers(requests), "planning", total=len(requests), console=console, transient=True):
-            _add(choices, answer, experiment, console)
+        requests = {_request(experiment, arguments, ways): ways for ways in (one.candidate.overrides for one in found)}
+        made = answers(list(requests))
+        for answer in track(made, "planning", total=len(requests), console=console, transient=True):
+            _add(choices, answer, experiment, requests[answer.request], console)
     except KeyboardInterrupt:
         console.print("stopped: what was planned is kept, and the same search goes on from it")
     show(choices, console)
     return choices
 
 
-def _add(choices: list[Choice], answer: Answer, experiment: Experiment, console: Console) -> None:
+def _add(
+    choices: list[Choice], answer: Answer, experiment: Experiment, overrides: Sequence[str], console: Console
+) -> None:
     if answer.plan is None:
         console.print(f"left out: {answer.reason}", highlight=False, soft_wrap=True)
         return
-    choices.append(_choice(experiment, answer))
+    changing = tuple(override for override in overrides if _changes(experiment, override))
+    fits = bool(answer.plan["memory"]["fits"])
+    secs = answer.plan["time"][END] if fits else float("inf")
+    choices.append(Choice(changing, secs, int(answer.plan["memory"]["peak_bytes"] or 0), fits, answer.plan))
 
 
 def front(choices: Iterable[Choice]) -> list[Choice]:
@@ -107,26 +114,16 @@ def show(choices: Sequence[Choice], console: Console) -> None:
 
 def _request(experiment: Experiment, arguments: Sequence[str], overrides: Sequence[str]) -> Request:
     changed = with_overrides(experiment, overrides)
-    return Request((*arguments, *overrides), str(changed.to_dict()))
+    return Request((*arguments, *overrides), json.dumps(changed.to_dict(), sort_keys=True))
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """The experiment with `--config.a.b=value` applied."""
+    """The experiment with `--config.a.b=value` applied, of values that are whole numbers or words."""
     values = experiment.to_config_dict()
     for override in overrides:
         path, _, value = override.removeprefix("--config.").partition("=")
         values.update_from_flattened_dict({path: int(value) if value.lstrip("-").isdigit() else value})
     return from_values(values)
-
-
-def _choice(experiment: Experiment, answer: Answer) -> Choice:
-    plan = answer.plan
-    assert plan is not None
-    overrides = [one for one in answer.request.arguments if one.startswith("--config.")]
-    changing = tuple(one for one in overrides if _changes(experiment, one))
-    fits = bool(plan["memory"]["fits"])
-    secs = plan["time"][END] if fits else float("inf")
-    return Choice(changing, secs, int(plan["memory"]["peak_bytes"] or 0), fits, plan)
 
 
 def _changes(experiment: Experiment, override: str) -> bool:

@@ -12,15 +12,14 @@ from jax.experimental import topologies
 
 from mmjax.config import suggestion
 from mmjax.errors import UserError
-from mmjax.parallel.chips import CHIPS, Chip
+from mmjax.parallel.chips import Chip, chip_of
 from mmjax.plan.gpu import GPUS_PER_NODE, gpu_devices
+from mmjax.plan.gpu import KINDS as GPUS
 
-TPUS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 SLICES: Mapping[str, tuple[str, ...]] = {"v4": CUBIC, "v5e": FLAT, "v5p": CUBIC, "v6e": FLAT}
 """Shapes of slices that are offered, by the generation of TPU (Google Cloud documentation, "TPU v5e" and so on)."""
-GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,11 @@ class Topology:
     name: str
     num_slices: int
     devices: Sequence[Any]
-    chip: Chip | None
-    """None on CPU, whose rates are measured."""
+
+    @property
+    def chip(self) -> Chip | None:
+        """None on CPU, whose rates are measured."""
+        return chip_of(self.devices[0].device_kind)
 
     @property
     def platform(self) -> str:
@@ -81,13 +83,13 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
     """
     check(name)
     kind, _, size = name.partition(":")
+    if kind not in SLICES and num_slices > 1:
+        raise UserError("--slices is for TPU: give all devices in the name of the topology")
     if kind == "cpu":
-        if num_slices > 1:
-            raise UserError("--slices is for TPU: give all CPU devices in the name of the topology")
-        return Topology(name, 1, _cpu_devices(int(size)), None)
+        return Topology(name, 1, _cpu_devices(int(size)))
     if kind in GPUS:
-        return Topology(name, 1, gpu_devices(kind, int(size) * num_slices), CHIPS[GPUS[kind]])
-    return Topology(name, num_slices, _tpu_devices(name, num_slices), CHIPS[TPUS[kind]])
+        return Topology(name, 1, gpu_devices(kind, int(size)))
+    return Topology(name, num_slices, _tpu_devices(name, num_slices))
 
 
 def _cpu_devices(count: int) -> list[jax.Device]:

@@ -47,6 +47,8 @@ def scanned() -> Any:
     [
         StackConfig(DEPTH, 0.3, unroll=ALL),
         StackConfig(DEPTH, 0.3, remat="full"),
+        StackConfig(DEPTH, 0.3, remat="branches"),
+        StackConfig(DEPTH, 0.3, remat="narrow"),
         StackConfig(DEPTH, 0.3, remat="dots", unroll=ALL),
     ],
     ids=str,
@@ -57,10 +59,12 @@ def test_how_it_is_run_changes_nothing(config):
 
 def test_dots_are_what_remat_keeps():
     """Products with parameters are computed once, and with remat in full a second time."""
-    found = {remat: num_products(StackConfig(DEPTH, 0.3, remat=remat)) for remat in ("none", "dots", "full")}
+    kinds = ("none", "dots", "narrow", "branches", "full")
+    found = {remat: num_products(StackConfig(DEPTH, 0.3, remat=remat)) for remat in kinds}
     # Of each of six: one forward, two backward; in full all forward but the last, which only the backward pass of what
-    # is behind it could need.
-    assert found == {"none": 18, "dots": 18, "full": 23}
+    # is behind it could need. What stands between the branches spares the one before it, and saved narrow products all
+    # but the widening one.
+    assert found == {"none": 18, "dots": 18, "narrow": 19, "branches": 22, "full": 23}
 
 
 def num_products(config: StackConfig) -> int:

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
 
+from mmjax.config_file import load_config
 from mmjax.errors import UserError
+from mmjax.experiment import from_values
 from mmjax.plan import command, page, plan
 from mmjax.plan.plan import TooLarge, _too_large, make_plan
+from mmjax.plan.remedies import remedies
 from mmjax.plan.topology import open_topology
 from tests.test_config import ROOT, shipped
 
@@ -73,6 +77,31 @@ def test_what_does_not_fit_says_what_to_change(monkeypatch, capsys):
     assert "--config.model.image.remat=full" in said
     assert "--config.mesh.data=1 --config.mesh.fsdp=4" in said
     assert "--config.train.accumulate=2" in said
+
+
+def test_a_split_that_divides_no_width_is_not_advised():
+    """256 devices: of 1,152 numbers 128 parts are whole."""
+    large = shipped("siglip_so400m_384")
+    lines = remedies(large, {"data": 16, "fsdp": 16, "tensor": 1})
+    assert any(line.startswith("--config.mesh.data=2 --config.mesh.fsdp=128 ") for line in lines)
+    assert not any("mesh" in line for line in remedies(large, {"data": 2, "fsdp": 128, "tensor": 1}))
+
+
+def test_a_kernel_that_is_too_large_is_a_bug():
+    class Step:
+        def lower(self, *args):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 28.00M")
+
+    traced = SimpleNamespace(step=Step(), abstract_state=None, batch_spec=None)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="vmem"):
+        plan.compile_step(traced)
+
+
+def test_devices_without_work_are_named(monkeypatch):
+    monkeypatch.setattr(plan, "compile_step", lambda traced: plan.Compiled("", None, 1.0, TooLarge(None, None)))
+    found = make_plan(from_values(load_config(str(TINY))), open_topology("cpu:8"))
+    assert found["num_devices"] == 1
+    assert "the mesh leaves 7 of 8 devices without work" in found["notes"]
 
 
 def test_the_compilers_words_are_read():

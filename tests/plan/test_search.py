@@ -41,6 +41,7 @@ def test_candidates_fill_the_machine_and_divide_batch_and_heads(siglip):
     assert {one.fsdp for one in found} == {1, 2, 4, 8, 16}
     assert {one.remat for one in found} == set(ways.SAVED)
     assert {one.implementation for one in found} == {"auto", "dense", "ring"}
+    assert {one.unroll for one in found} == {1, -1}
 
 
 def test_guesses_know_what_memory_and_time_follow_from(siglip):
@@ -104,8 +105,10 @@ def test_a_search_shows_the_front_and_keeps_what_it_has(siglip, monkeypatch, cap
             yield Answer(request, fake_plan(1.0 + place, 8 - place), "")
 
     monkeypatch.setattr(search, "answers", fake_answers)
-    found = search.search(siglip, ["--config=x.py", "--topology=v5e:4x4"], 16, V5E, 4, Console(width=200))
+    given = ["--config=x.py", "--topology=v5e:4x4", "--config.optim.learning_rate=3e-4"]
+    found = search.search(siglip, given, 16, V5E, 4, Console(width=200))
     assert len(found) == 2
+    assert not any("learning_rate" in override for choice in found for override in choice.overrides)
     said = capsys.readouterr().out
     assert "stopped: what was planned is kept" in said
     assert "--config.mesh.data=" in said or "--config.model.image.remat=" in said
@@ -162,8 +165,10 @@ def test_scaling_is_planned_weak_and_strong(siglip, monkeypatch, tmp_path, capsy
 
 
 def test_a_plan_of_its_own_is_not_given_what_is_written():
-    arguments = ["--config", "a.py", "--search", "--json", "x.json", "--search_count=3", "--config.mesh.fsdp=2"]
-    assert command._without_outputs(arguments) == ["--config", "a.py", "--config.mesh.fsdp=2"]
+    arguments = ["--config", "a.py", "--search", "--json", "x.json", "--search_count=3", "--config.mesh.fsdp", "2"]
+    arguments += ["--topology", "v5e:4x4", "--noconfig.a.b"]
+    kept = ["--config=a.py", "--config.mesh.fsdp=2", "--topology=v5e:4x4", "--noconfig.a.b"]
+    assert command._without_outputs(arguments) == kept
 
 
 def test_topologies_to_scale_over_are_checked(siglip):

@@ -3,6 +3,8 @@
 import pytest
 
 from mmjax.errors import UserError
+from mmjax.parallel.chips import chip_of
+from mmjax.plan.gpu import KINDS, target_config
 from mmjax.plan.topology import SLICES, check, num_devices, open_topology
 
 
@@ -35,17 +37,35 @@ def test_every_slice_is_a_shape():
             assert num_devices(f"{kind}:{shape}") > 0
 
 
-def test_slices_are_for_tpu():
+@pytest.mark.parametrize("name", ["cpu:8", "h100:8"])
+def test_slices_are_for_tpu(name):
     with pytest.raises(UserError, match="--slices is for TPU"):
-        open_topology("cpu:8", 2)
+        open_topology(name, 2)
+
+
+def test_every_gpu_is_a_chip_that_is_known():
+    for described in KINDS.values():
+        chip = chip_of(described.device_kind)
+        assert chip is not None
+        assert chip.link_bytes_per_sec
+        assert f"device_memory_size: {chip.memory_bytes}\n" in target_config(described)
+
+
+def test_other_failures_of_a_compiler_are_not_hidden(monkeypatch):
+    def broken(**options):
+        raise RuntimeError("target_config: expected an identifier")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", broken)
+    with pytest.raises(RuntimeError, match="expected an identifier"):
+        open_topology("h100:8")
 
 
 @pytest.mark.parametrize(("name", "said"), [("v5e:4x4", "requirements-plan.txt"), ("h100:8", "jax-cuda12-plugin")])
 def test_a_compiler_that_is_missing_is_named(name, said, monkeypatch):
     def missing(**options):
-        raise RuntimeError(
-            "JAX TPU support not installed" if options["platform"] == "tpu" else "topology not implemented"
-        )
+        if options["platform"] == "tpu":
+            raise RuntimeError("JAX TPU support not installed")
+        raise NotImplementedError("topology not implemented for cuda")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
     with pytest.raises(UserError, match=said):

@@ -1,9 +1,11 @@
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
 
 from mmjax.models.dual_encoder import DualEncoder
@@ -97,3 +99,18 @@ def test_the_towers_of_clip_b32_agree_with_the_formula() -> None:
     texts = shape(1, 77, dtype=jnp.int32), shape(1, 77, dtype=jnp.bool_)
     assert count_flops(image, params, images) == pytest.approx(tower(50, 768) + patches, rel=0.01)
     assert count_flops(text, params, *texts) == pytest.approx(tower(77, 512), rel=0.01)
+
+
+def test_a_kernel_counts_what_it_says_of_itself() -> None:
+    """Not what it multiplies: of two heads in one register, zeros too."""
+
+    def doubled(x_ref: Any, y_ref: Any) -> None:
+        y_ref[...] = x_ref[...] @ x_ref[...]
+
+    def kernel(cost: pl.CostEstimate | None) -> Any:
+        out = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        return lambda x: pl.pallas_call(doubled, out_shape=out, cost_estimate=cost)(x)
+
+    said = pl.CostEstimate(flops=7, transcendentals=0, bytes_accessed=0)
+    assert count_flops(kernel(said), shape(8, 8)) == 7
+    assert count_flops(kernel(None), shape(8, 8)) == 2 * 8 * 8 * 8
