@@ -16,17 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before jax is imported: no TPU is looked for, and the compiler may be loaded beside another.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+from mmjax.plan.environment import ENVIRONMENT
+
+# Before jax is imported.
+os.environ.update(ENVIRONMENT)
 
 import jax
-from jax.experimental import topologies
 
 from mmjax.parallel import rules
 from mmjax.parallel.exchange import take_rows
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.plan.hlo import Instruction
 from mmjax.plan.program import Program
+from mmjax.plan.topology import open_topology
 from mmjax.types import Array
 
 MESHES = ("8,1,1", "2,2,2")
@@ -41,8 +43,6 @@ class OneRound(Program):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
-    if options.topology.startswith("cpu:"):
-        jax.config.update("jax_num_cpu_devices", int(options.topology.removeprefix("cpu:")))
     rows = []
     print("| mesh | by | sent MB | collectives |\n| --- | --- | --- | --- |")
     for sizes in options.mesh or MESHES:
@@ -74,7 +74,7 @@ def index_rows(tree: Any, indices: Array) -> Any:
 def compiled(take: Callable[[Any, Array], Any], sizes: str, options: argparse.Namespace) -> OneRound:
     """The program of the rows that are taken and of the gradient that goes back."""
     data, fsdp, tensor = map(int, sizes.split(","))
-    mesh = make_mesh(MeshConfig(data, fsdp, tensor), devices_of(options.topology))
+    mesh = make_mesh(MeshConfig(data, fsdp, tensor), open_topology(options.topology).devices)
     with jax.set_mesh(mesh):
 
         def spec(*shape: int, dtype: str) -> jax.ShapeDtypeStruct:
@@ -88,12 +88,6 @@ def compiled(take: Callable[[Any, Array], Any], sizes: str, options: argparse.Na
         function = jax.jit(lambda *args: taken_and_gradients(take, *args))
         text = function.lower(tokens, mask, indices, indices, tokens).compile().as_text()
     return OneRound(text or "")
-
-
-def devices_of(topology: str) -> Sequence[jax.Device]:
-    if topology.startswith("cpu:"):
-        return jax.devices()
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 def taken_and_gradients(

@@ -16,19 +16,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before jax is imported: no TPU is looked for, and the compiler may be loaded beside another.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+from mmjax.plan.environment import ENVIRONMENT
+
+# Before jax is imported.
+os.environ.update(ENVIRONMENT)
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.experimental import topologies
 
 from mmjax.nn.block import Block, BlockConfig
 from mmjax.nn.mlp import Activation
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.parallel.rules import batch_sharding, replicated
 from mmjax.plan.program import Program
+from mmjax.plan.topology import open_topology
 from mmjax.types import Array
 
 Layer = Callable[[Any, Array], Array]
@@ -112,8 +114,7 @@ def costs(layer: Layer, params: Any, dtype: str, options: argparse.Namespace) ->
         y, _ = jax.lax.scan(lambda x, params: (layer(params, x), None), x, params)
         return jnp.sum(jnp.square(y.astype(jnp.float32)))
 
-    chips = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices
-    mesh = make_mesh(MeshConfig(1, 1, 1), chips[:1])
+    mesh = make_mesh(MeshConfig(1, 1, 1), open_topology(options.topology).devices[:1])
     with jax.set_mesh(mesh):
         stacked = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((options.depth, *leaf.shape), leaf.dtype, sharding=replicated(mesh)),

@@ -9,7 +9,7 @@ virtual CPU devices, and writes a Markdown table. Options may be repeated: every
 Memory is the peak of a device, inputs and gradients included, as the TPU compiler counts it; on CPU it is what is held
 beside inputs and outputs. FLOPs are those of matrix products. A loop counts as often as it runs. The compiler cannot
 see into a Pallas kernel: its cycles are the more of its FLOPs (six passes of the matrix unit) and of its bytes, at the
-rates of v5e, stand beside the compiler's own estimate of the rest, and are in no other column.
+rates of the chip, stand beside the compiler's own estimate of the rest, and are in no other column.
 """
 
 import argparse
@@ -21,18 +21,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before jax is imported: no TPU is looked for, and the compiler may be loaded beside another.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+from mmjax.plan.environment import ENVIRONMENT
+
+# Before jax is imported.
+os.environ.update(ENVIRONMENT)
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from mmjax.losses import contrastive
 from mmjax.losses.choice import Choice, KernelChoice, Kind
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.plan.program import KernelCost, Program
+from mmjax.plan.topology import open_topology
 from mmjax.training.flops import count_flops
 
 DEFAULTS = [
@@ -58,9 +60,6 @@ COLUMNS = {
 UNITS = {"peak_bytes": 2**20, "temp_bytes": 2**20, "sent_bytes": 2**20, "flops": 1e12}
 UNITS |= {"estimated_cycles": 1e6, "kernel_cycles": 1e6}
 
-V5E_CLOCK, V5E_FLOPS, V5E_BYTES = 1.5e9, 197e12, 819e9
-"""Cycles, bfloat16 FLOPs and bytes of memory a second; Google Cloud documentation, "TPU v5e"; the clock follows from
-the FLOPs: four matrix units of 128 x 128."""
 FLOAT32_PASSES = 6
 """Passes of a matrix unit of bfloat16 that an exact product of float32 takes."""
 
@@ -117,12 +116,6 @@ def cpu_devices(options: argparse.Namespace) -> int:
     return max([1, *(int(name.removeprefix("cpu:")) for name in topologies_ if name.startswith("cpu:"))])
 
 
-def devices_of(topology: str) -> Sequence[jax.Device]:
-    if topology.startswith("cpu:"):
-        return jax.devices()[: int(topology.removeprefix("cpu:"))]
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-
-
 def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any]:
     """A row of the table; where the compiler finds no room, its figures are None and `error` has its words."""
 
@@ -130,7 +123,7 @@ def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any
         options: Any = {"kind": case.loss, "implementation": case.implementation, "tile": tile, "kernel": kernel}
         return contrastive(image_embed, text_embed, log_scale, bias, **options).value
 
-    mesh = make_mesh(MeshConfig(), devices_of(case.topology))
+    mesh = make_mesh(MeshConfig(), open_topology(case.topology).devices)
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS), **case._asdict(), "error": None}
     with jax.set_mesh(mesh):
         embed = jax.ShapeDtypeStruct((case.batch, case.width), jnp.float32, sharding=rules.batch_sharding(mesh))
@@ -157,10 +150,12 @@ def measure(case: Case, tile: int | None, kernel: KernelChoice) -> dict[str, Any
 
 
 def kernel_cycles(cost: KernelCost, topology: str) -> float | None:
-    """The least that the kernels take, by what they compute and move; None where there are none, or not on v5e."""
-    if not cost.flops or not topology.startswith("v5e"):
+    """The least that the kernels take, by what they compute and move; None where there are none."""
+    chip = open_topology(topology).chip
+    if not cost.flops or chip is None:
         return None
-    return V5E_CLOCK * max(FLOAT32_PASSES * cost.flops / V5E_FLOPS, cost.num_bytes / V5E_BYTES)
+    secs = max(FLOAT32_PASSES * cost.flops / chip.flops_per_sec, cost.num_bytes / chip.memory_bytes_per_sec)
+    return chip.clock_hz * secs
 
 
 def written(name: str, row: dict[str, Any]) -> str:
