@@ -1,5 +1,6 @@
 """Token embedding, its table padded in storage so that any tensor axis divides it."""
 
+import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
@@ -29,4 +30,7 @@ class TokenEmbedding(Module):
 
     def __call__(self, text_ids: Array, dtype: DTypeLike) -> Array:
         """text_ids int32 (b, t), each below the vocabulary size -> (b, t, d)."""
-        return weight(self.table, dtype).at[text_ids].get(out_sharding=rules.spec("btd"))
+        # Read in float32, so that the gradient of a row sums over all tokens in float32: after some hundred terms a sum
+        # in bfloat16 no longer grows, and padding occurs in every text.
+        table = weight(self.table, dtype).astype(jnp.float32)
+        return table.at[text_ids].get(out_sharding=rules.spec("btd")).astype(dtype)

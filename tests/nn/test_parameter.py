@@ -15,6 +15,20 @@ from mmjax.nn.parameter import dims_of, num_parameters, parameter, weight
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 
 
+def test_the_gradient_of_a_token_sums_in_float32():
+    """In bfloat16 a sum of ones stays at 256."""
+    tokens = TokenEmbedding(jax.random.key(0), 100, 4)
+    graph, state = nnx.split(tokens)
+    text_ids = jnp.full((16, 64), 7)
+
+    def total(state):
+        return jnp.sum(nnx.merge(graph, state)(text_ids, jnp.bfloat16).astype(jnp.float32))
+
+    by_table = jax.grad(total)(state)["table"][...]
+    assert by_table.dtype == jnp.float32
+    assert np.array_equal(by_table[7], np.full(4, 16 * 64.0))
+
+
 def test_letters_must_name_every_axis():
     with pytest.raises(ValueError, match="'df' do not name the axes"):
         parameter(jax.random.key(0), "df", (2,), initializers.zeros)
