@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from mmjax.nn.short_attention import Sides, attend
+from mmjax.nn.short_attention import attend
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.plan.topology import open_topology
@@ -93,15 +93,19 @@ def compiled(shape: str, topology: str) -> None:
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec))
 
     with jax.set_mesh(mesh):
-        side = array("btnh", NUM_ROWS, length, num_heads, head_dim)
-        bias = array("nh", num_heads, head_dim)
+        width = num_heads * head_dim
+        sides, biases, cotangent = (
+            array("btn", NUM_ROWS, length, 3 * width),
+            array("n", 3 * width),
+            array("btn", NUM_ROWS, length, width),
+        )
 
-        def both(sides: Sides, biases: Sides, cotangent: jax.Array) -> Any:
+        def both(sides: jax.Array, biases: jax.Array, cotangent: jax.Array) -> Any:
             mask = (jnp.arange(length) < length - 4)[None, None, None] if length % 16 else None
-            read, pull = jax.vjp(lambda sides, biases: attend(sides, biases, mask), sides, biases)
+            read, pull = jax.vjp(lambda sides, biases: attend((sides,), (biases,), mask, head_dim), sides, biases)
             return read, pull(cotangent)
 
-        jax.jit(both).lower(Sides(side, side, side), Sides(bias, bias, bias), side).compile()
+        jax.jit(both).lower(sides, biases, cotangent).compile()
 
 
 if __name__ == "__main__":

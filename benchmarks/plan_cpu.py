@@ -2,11 +2,13 @@
 
     python benchmarks/plan_cpu.py [--case NAME ...] [--steps 5] [--json FILE]
 
-Every case runs in a process of its own: plan for cpu:1, then steps on random batches. Memory is what the process grows
-by from its state on the device to the fullest moment of the steps, beside what the plan adds to the state.
+Every case runs in a process of its own: plan for cpu:1, then steps on random batches. Memory is what the allocator of
+glibc has given out more at the fullest moment of a step than before it, with the state and a batch there, beside what
+the plan adds to these.
 """
 
 import argparse
+import ctypes
 import json
 import statistics
 import subprocess
@@ -20,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
 from mmjax import assembly
 from mmjax.data.config import DataConfig
@@ -117,18 +118,18 @@ def drawn(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 class Fullest:
-    """How far the resident memory of this process grows within a block."""
+    """How much more the allocator has given out within a block than before it."""
 
     def __enter__(self) -> "Fullest":
-        self._process, self._ended = psutil.Process(), threading.Event()
-        self._before = self._most = self._process.memory_info().rss
+        self._ended = threading.Event()
+        self._before = self._most = allocated_bytes()
         self._watch = threading.Thread(target=self._look)
         self._watch.start()
         return self
 
     def _look(self) -> None:
         while not self._ended.wait(0.002):
-            self._most = max(self._most, self._process.memory_info().rss)
+            self._most = max(self._most, allocated_bytes())
 
     def __exit__(self, *failure: object) -> None:
         self._ended.set()
@@ -137,6 +138,25 @@ class Fullest:
     @property
     def grown_bytes(self) -> int:
         return self._most - self._before
+
+
+class Allocations(ctypes.Structure):
+    """What mallinfo2 of glibc gives."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+LIBRARY = ctypes.CDLL("libc.so.6")
+LIBRARY.mallinfo2.restype = Allocations
+
+
+def allocated_bytes() -> int:
+    """Given out by the allocator: of its heaps, and as maps of their own."""
+    found = LIBRARY.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
 
 
 if __name__ == "__main__":

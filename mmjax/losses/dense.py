@@ -52,13 +52,16 @@ def pair_losses(logits: Array, targets: Array) -> Array:
 def similarities(row_embed: Array, column_embed: Array) -> Array:
     """x_i . y_j float32 (i, j) of (b, e) and (b, e): rows split as the batch is, columns whole on every device."""
     columns = rules.gather(column_embed.astype(jnp.float32), "je")
-    return jnp.einsum(
+    found = jnp.einsum(
         "be,je->bj",
         row_embed.astype(jnp.float32),
         columns,
         precision=jax.lax.Precision.HIGHEST,
         out_sharding=rules.spec("bj"),
     )
+    # On TPU XLA would compute what the loss makes of them again in each product of the backward pass, and take a sixth
+    # of the time of its compilation for it.
+    return jax.lax.optimization_barrier(found)
 
 
 def targets(logits: Array, examples: Examples) -> Array:

@@ -131,10 +131,9 @@ class TextTransformer(Module):
         x = dropout(self._embed(text_ids), self.config.dropout_rate, dropout_key, "btd")
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         x = stack.run(self.blocks, self.config.stack, x, self._attention_mask(text_mask), stack_key)
-        tokens = x if self.final_norm is None else self.final_norm(x)
-        features = self._pool(tokens, text_ids, text_mask)
+        features = self._pool(x, text_ids, text_mask)
         features = features if self.pooler is None else jnp.tanh(self.pooler(features))
-        return features, {"tokens": tokens, "features": features}
+        return features, {"tokens": self._normed(x), "features": features}
 
     def _embed(self, text_ids: Array) -> Array:
         length = text_ids.shape[1]
@@ -153,18 +152,22 @@ class TextTransformer(Module):
         visible = source_mask(text_mask)
         return visible if causal is None else causal & visible
 
-    def _pool(self, tokens: Array, text_ids: Array, text_mask: Array) -> Array:
+    def _pool(self, x: Array, text_ids: Array, text_mask: Array) -> Array:
+        """Of x (b, t, d), normalised; where one position is read, that alone."""
         match self.config.pool:
             case "eot":
-                return take_position(tokens, end_of_text(text_ids, self.config.eos_id))
+                return self._normed(take_position(x, end_of_text(text_ids, self.config.eos_id)))
             case "last":
-                return tokens[:, -1]
+                return self._normed(x[:, -1])
             case "first":
-                return tokens[:, 0]
+                return self._normed(x[:, 0])
             case "mean":
-                return masked_mean(tokens, text_mask)
+                return masked_mean(self._normed(x), text_mask)
             case "map":
-                return self.pool(tokens, text_mask if self.config.use_mask else None)
+                return self.pool(self._normed(x), text_mask if self.config.use_mask else None)
+
+    def _normed(self, x: Array) -> Array:
+        return x if self.final_norm is None else self.final_norm(x)
 
 
 def end_of_text(text_ids: Array, eos_id: int | None) -> Array:

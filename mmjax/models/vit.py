@@ -178,10 +178,9 @@ class ViT(ImageTower):
         num_tokens = x.shape[1]
         x, mask = aligned(x)
         x = stack.run(self.blocks, self.config.stack, x, key_mask(mask), stack_key)
-        tokens = x if self.final_norm is None else self.final_norm(x)
-        features = self._pool(tokens, mask, num_tokens)
+        features = self._pool(x, mask, num_tokens)
         features = features if self.pooler is None else jnp.tanh(self.pooler(features))
-        return features, {"tokens": tokens[:, :num_tokens], "features": features}
+        return features, {"tokens": self._normed(x)[:, :num_tokens], "features": features}
 
     def _embed(self, image: Array, key: Key | None) -> Array:
         table = self._position_table()
@@ -200,14 +199,17 @@ class ViT(ImageTower):
         table = positions.sincos_2d(self.config.grid, self.config.width)
         return jnp.asarray(np.pad(table, ((self.config.num_prefix, 0), (0, 0))), self.config.compute_dtype)
 
-    def _pool(self, tokens: Array, mask: Array | None, num_tokens: int) -> Array:
-        match self.config.pool:
-            case "cls":
-                return tokens[:, 0]
-            case "mean":
-                return jnp.mean(tokens[:, :num_tokens], axis=1)
-            case "map" | "concat":
-                return self.pool(tokens, mask) if isinstance(self.pool, MapPool) else self.pool(tokens[:, :num_tokens])
+    def _pool(self, x: Array, mask: Array | None, num_tokens: int) -> Array:
+        """Of x (b, t, d), normalised; where one position is read, that alone."""
+        if self.config.pool == "cls":
+            return self._normed(x[:, 0])
+        tokens = self._normed(x)
+        if self.config.pool == "mean":
+            return jnp.mean(tokens[:, :num_tokens], axis=1)
+        return self.pool(tokens, mask) if isinstance(self.pool, MapPool) else self.pool(tokens[:, :num_tokens])
+
+    def _normed(self, x: Array) -> Array:
+        return x if self.final_norm is None else self.final_norm(x)
 
 
 def _stem(config: ViTConfig, key: Key) -> PatchStem | ConvStem:

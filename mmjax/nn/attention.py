@@ -12,10 +12,10 @@ from jax.typing import DTypeLike
 from mmjax.nn import short_attention
 from mmjax.nn.dropout import dropout
 from mmjax.nn.head_products import read_by, scores_of
-from mmjax.nn.linear import Linear
+from mmjax.nn.linear import Linear, joined
 from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
-from mmjax.nn.parameter import Initializer, weight
+from mmjax.nn.parameter import Initializer
 from mmjax.nn.short_attention import MASKED
 from mmjax.parallel import rules
 from mmjax.types import Array, Key
@@ -88,16 +88,17 @@ class Attention(Module):
         return short_attention.fits(x, source, mask, num_heads, head_dim)
 
     def _attend_in_kernel(self, x: Array, source: Array, mask: Array | None) -> Array:
-        """What each query reads (b, t, n, h); the gradients of the biases come from the kernel."""
-        inputs = zip((self.query, self.key, self.value), (x, source, source), strict=True)
-        sides = short_attention.Sides(*(linear(rows, constant_bias=True) for linear, rows in inputs))
-        biases = short_attention.Sides(*(self._bias(linear, x.dtype) for linear in (self.query, self.key, self.value)))
-        return checkpoint_name(short_attention.attend(sides, biases, mask), ATTENDED)
-
-    @staticmethod
-    def _bias(linear: Linear, dtype: DTypeLike) -> Array:
-        assert linear.bias is not None
-        return weight(linear.bias, dtype)
+        """What each query reads (b, t, n, h): one product for all that comes of one input, then the kernel."""
+        by_input = [(x, [self.query]), (source, [self.key, self.value])]
+        if source is x:
+            by_input = [(x, [self.query, self.key, self.value])]
+        with jax.named_scope("query_key_value"):
+            pairs = [joined(linears, rows) for rows, linears in by_input]
+        sides, biases = zip(*pairs, strict=True)
+        num_heads, head_dim = self.query.kernel.shape[-2:]
+        read = short_attention.attend(sides, biases, mask, head_dim)
+        read = read.reshape(*x.shape[:2], num_heads, head_dim, out_sharding=rules.spec("btnh"))
+        return checkpoint_name(read, ATTENDED)
 
 
 def _attend(

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,28 +44,54 @@ class Linear(Module):
         self.kernel = parameter(key, dims, shape, init or glorot_uniform(num_inputs))
         self.bias = parameter(key, dims[num_inputs:], shape[num_inputs:], initializers.zeros) if bias else None
 
-    def __call__(self, x: Array, *, constant_bias: bool = False) -> Array:
-        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs.
-
-        A `constant_bias` has no gradient here: whoever asks for that computes it.
-        """
-        kernel, num_leading = weight(self.kernel, x.dtype), x.ndim - self.num_inputs
-        inputs, outputs = self.dims[: self.num_inputs], self.dims[self.num_inputs :]
+    def __call__(self, x: Array) -> Array:
+        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs."""
+        num_leading, outputs = x.ndim - self.num_inputs, self.dims[self.num_inputs :]
         # Several inputs or outputs become one, as only the first of them may be split over the mesh.
-        axes = Axes("bt"[:num_leading], inputs[0], outputs[0])
-        num_inputs, output_shape = math.prod(kernel.shape[: self.num_inputs]), kernel.shape[self.num_inputs :]
-        x = x.reshape(*x.shape[:num_leading], num_inputs, out_sharding=rules.spec(axes.leading + axes.input))
-        matrix = jnp.reshape(kernel, (num_inputs, -1), out_sharding=rules.spec(axes.input + axes.output))
-        name = WIDE_PRODUCT if matrix.shape[1] > matrix.shape[0] else PRODUCT
-        # On TPU the rows stay rows until the bias is added, so that one fusion does both.
-        leading, rows = x.shape[:-1], rows_of(x, axes.input) if is_aligned(x) else x
-        row_axes = axes._replace(leading="b") if rows.ndim < x.ndim else axes
-        y = checkpoint_name(_product(row_axes, rows, matrix), name)
-        if self.bias is not None:
-            bias = weight(self.bias, x.dtype)
-            bias = jax.lax.stop_gradient(bias) if constant_bias else bias
-            y = y + jnp.reshape(bias, -1, out_sharding=rules.spec(axes.output))
-        return y.reshape(*leading, *output_shape, out_sharding=rules.spec(axes.leading + outputs))
+        axes = Axes("bt"[:num_leading], self.dims[0], outputs[0])
+        x = x.reshape(*x.shape[:num_leading], -1, out_sharding=rules.spec(axes.leading + axes.input))
+        matrix, bias = self.matrix(x.dtype), self.flat_bias(x.dtype)
+        y = _affine(axes, x, matrix, bias, _name(matrix))
+        output_shape = self.kernel.shape[-len(outputs) :]
+        return y.reshape(*x.shape[:-1], *output_shape, out_sharding=rules.spec(axes.leading + outputs))
+
+    def matrix(self, dtype: DTypeLike) -> Array:
+        """The weights as a matrix (inputs, outputs), ready for use."""
+        axes = self.dims[0] + self.dims[self.num_inputs]
+        kernel = weight(self.kernel, dtype)
+        num_inputs = math.prod(kernel.shape[: self.num_inputs])
+        return jnp.reshape(kernel, (num_inputs, -1), out_sharding=rules.spec(axes))
+
+    def flat_bias(self, dtype: DTypeLike) -> Array | None:
+        """The bias (outputs,), ready for use, where there is one."""
+        if self.bias is None:
+            return None
+        return jnp.reshape(weight(self.bias, dtype), -1, out_sharding=rules.spec(self.dims[self.num_inputs]))
+
+
+def joined(linears: Sequence[Linear], x: Array) -> tuple[Array, Array]:
+    """What several layers with biases and axes `dnh` make of x (b, t, d), by one product -> (b, t, m), biases (m,).
+
+    Their outputs lie side by side: on each device the part that it holds of the first, then that of the second. The
+    biases are added as constants: whoever asks for their gradients computes them from the second result.
+    """
+    axes = Axes("bt", "d", "n")
+    matrices = [linear.matrix(x.dtype) for linear in linears]
+    biases = [bias for linear in linears if (bias := linear.flat_bias(x.dtype)) is not None]
+    matrix, bias = _side_by_side(matrices, "dn"), _side_by_side(biases, "n")
+    return _affine(axes, x, matrix, jax.lax.stop_gradient(bias), _name(matrices[0])), bias
+
+
+def _side_by_side(arrays: Sequence[Array], dims: str) -> Array:
+    """Joined along the last axis by each device for what it holds: nothing moves between devices."""
+
+    def join(*parts: Array) -> Array:
+        return jnp.concatenate(parts, axis=-1)
+
+    if len(arrays) == 1:
+        return arrays[0]
+    spec: Any = rules.spec(dims)
+    return join(*arrays) if spec is None else jax.shard_map(join, in_specs=spec, out_specs=spec)(*arrays)
 
 
 class Axes(NamedTuple):
@@ -73,6 +100,20 @@ class Axes(NamedTuple):
     leading: str
     input: str
     output: str
+
+
+def _name(matrix: Array) -> str:
+    return WIDE_PRODUCT if matrix.shape[1] > matrix.shape[0] else PRODUCT
+
+
+def _affine(axes: Axes, x: Array, matrix: Array, bias: Array | None, name: str) -> Array:
+    """x (b, ..., i) times `matrix` (i, o), found by `name` in rematerialisation, plus bias (o,) -> (b, ..., o)."""
+    # On TPU the rows stay rows until the bias is added, so that one fusion does both.
+    rows = rows_of(x, axes.input) if is_aligned(x) else x
+    row_axes = axes._replace(leading="b") if rows.ndim < x.ndim else axes
+    y = checkpoint_name(_product(row_axes, rows, matrix), name)
+    y = y if bias is None else y + bias
+    return y.reshape(*x.shape[:-1], -1, out_sharding=rules.spec(axes.leading + axes.output))
 
 
 def _product(axes: Axes, x: Array, matrix: Array) -> Array:

@@ -14,7 +14,7 @@ turned, once for all heads of a register, and not the scores of each.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,106 +62,105 @@ def _fast_memory_bytes() -> int:
     return 0 if chip is None else chip.fast_memory_bytes
 
 
-class Sides(NamedTuple):
-    """Something of queries, keys and values: (b, t, n, h) and twice (b, s, n, h), or their biases (n, h)."""
+def attend(
+    sides: Sequence[Array],
+    biases: Sequence[Array],
+    mask: Array | None,
+    head_dim: int,
+    *,
+    interpret: bool = False,
+) -> Array:
+    """softmax(q k^T / sqrt(h)) v -> (b, t, w), heads side by side, the softmax in float32.
 
-    queries: Any
-    keys: Any
-    values: Any
-
-
-def attend(sides: Sides, biases: Sides, mask: Array | None, *, interpret: bool = False) -> Array:
-    """softmax(q k^T / sqrt(h)) v -> (b, t, n, h), the softmax in float32.
-
-    `biases` are in q, k and v already, as constants: their gradients, which sum those of q, k and v over examples and
+    `sides` are queries (b, t, w), keys and values (b, s, w), in that order; those that come of one product are one
+    array, side by side on each device (`linear.joined`): (b, t, 3 w), or (b, t, w) and (b, s, 2 w). `biases` (3 w,), or
+    (w,) and (2 w,), are in them already, as constants: their gradients, which sum those of the sides over examples and
     positions, are computed in the kernel, where these are at hand. `mask` is bool (b or 1, 1, t or 1, s), True where
     the query sees the key. `interpret` runs it on CPU, for tests.
     """
     masks = () if mask is None else (mask[:, 0].astype(jnp.float32),)
-    local = functools.partial(_attend_local, interpret)
-    spec, bias_spec = rules.spec("btnh"), rules.spec("nh")
+    local = functools.partial(_attend, head_dim, interpret)
+    spec, bias_spec = rules.spec("btn"), rules.spec("n")
     if spec is None:
-        return local(sides, biases, masks)
+        return local(tuple(sides), tuple(biases), masks)
     mask_specs = tuple(rules.spec("bts" if len(mask) > 1 else "ots") for mask in masks)
-    specs: Any = (Sides(spec, spec, spec), Sides(bias_spec, bias_spec, bias_spec), mask_specs)
-    return jax.shard_map(local, in_specs=specs, out_specs=spec, check_vma=False)(sides, biases, masks)
-
-
-def _attend_local(interpret: bool, sides: Sides, biases: Sides, masks: tuple[Array, ...]) -> Array:
-    """On one device: heads side by side, then the kernel."""
-    rows = Sides(*(x.reshape(*x.shape[:2], -1) for x in sides))
-    flat = Sides(*(bias.reshape(-1) for bias in biases))
-    return _attend(sides.queries.shape[-1], interpret, rows, flat, masks).reshape(sides.queries.shape)
+    specs: Any = ((spec,) * len(sides), (bias_spec,) * len(biases), mask_specs)
+    spread = jax.shard_map(local, in_specs=specs, out_specs=spec, check_vma=False)
+    attended: Array = spread(tuple(sides), tuple(biases), masks)
+    return attended
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(head_dim: int, interpret: bool, sides: Sides, biases: Sides, masks: tuple[Array, ...]) -> Array:
-    """q (b, t, w), k and v (b, s, w), biases (w,), masks of (b or 1, t or 1, s) -> (b, t, w)."""
-    kernel = functools.partial(_forward_kernel, head_dim, bool(masks))
-    return _call(kernel, head_dim, 2, sides, masks, [_like(sides.queries)], interpret)[0]
+def _attend(
+    head_dim: int, interpret: bool, sides: tuple[Array, ...], biases: tuple[Array, ...], masks: tuple[Array, ...]
+) -> Array:
+    """On one device."""
+    kernel = functools.partial(_forward_kernel, head_dim, len(sides), bool(masks))
+    read = jax.ShapeDtypeStruct((*sides[0].shape[:2], _width(sides)), sides[0].dtype)
+    return _call(kernel, head_dim, 2, sides, masks, [read], interpret)[0]
 
 
 def _attend_forward(
-    head_dim: int, interpret: bool, sides: Sides, biases: Sides, masks: tuple[Array, ...]
+    head_dim: int, interpret: bool, sides: tuple[Array, ...], biases: tuple[Array, ...], masks: tuple[Array, ...]
 ) -> tuple[Array, tuple[Any, ...]]:
     return _attend(head_dim, interpret, sides, biases, masks), (sides, biases, masks)
 
 
 def _attend_backward(head_dim: int, interpret: bool, kept: tuple[Any, ...], cotangent: Array) -> tuple[Any, ...]:
     sides, biases, masks = kept
-    kernel = functools.partial(_backward_kernel, head_dim, bool(masks))
-    num_rows, _, width = sides.queries.shape
-    sums = [jax.ShapeDtypeStruct((num_rows, 1, width), jnp.float32)] * len(sides)
-    results = [*map(_like, sides), *sums]
-    found = _call(kernel, head_dim, 5, (*sides, cotangent), masks, results, interpret)
-    by_biases = [jnp.sum(part, axis=(0, 1)) for part in found[3:]]
+    kernel = functools.partial(_backward_kernel, head_dim, len(sides), bool(masks))
+    by_sides = [jax.ShapeDtypeStruct(side.shape, side.dtype) for side in sides]
+    sums = [jax.ShapeDtypeStruct((len(side), 1, side.shape[-1]), jnp.float32) for side in sides]
+    found = _call(kernel, head_dim, 5, sides, (cotangent, *masks), [*by_sides, *sums], interpret)
+    by_biases = [jnp.sum(part, axis=(0, 1)) for part in found[len(sides) :]]
     by_biases = [part.astype(bias.dtype) for part, bias in zip(by_biases, biases, strict=True)]
-    return Sides(*found[:3]), Sides(*by_biases), jax.tree.map(jnp.zeros_like, masks)
-
-
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return tuple(found[: len(sides)]), tuple(by_biases), jax.tree.map(jnp.zeros_like, masks)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _width(sides: Sequence[Any]) -> int:
+    """Of all heads side by side: queries, keys and values together are three times that."""
+    return sum(side.shape[-1] for side in sides) // 3
 
 
 def _call(
     kernel: Any,
     head_dim: int,
     num_products: int,
-    inputs: Sequence[Array],
-    masks: tuple[Array, ...],
+    sides: Sequence[Array],
+    others: Sequence[Array],
     outputs: Sequence[jax.ShapeDtypeStruct],
     interpret: bool,
 ) -> list[Array]:
-    """Runs `kernel` example by example; its results are `outputs`."""
-    num_rows, num_queries, width = inputs[0].shape
-    scores = num_rows * num_queries * inputs[1].shape[1]
-    arrays: list[Any] = [*inputs, *masks, *outputs]
+    """Runs `kernel` on the sides and others of each example; its results are `outputs`."""
+    (num_rows, num_queries), num_keys, width = sides[0].shape[:2], sides[-1].shape[1], _width(sides)
+    scores = num_rows * num_queries * num_keys
+    arrays: list[Any] = [*sides, *others, *outputs]
     moved = sum(x.size * x.dtype.itemsize for x in arrays)
     cost = pl.CostEstimate(
         flops=2 * num_products * scores * width,
         transcendentals=scores * (width // head_dim),
         bytes_accessed=moved,
     )
+    limit = _limit_bytes(num_queries, num_keys, width)
     called: list[Array] = pl.pallas_call(
         kernel,
         grid=(num_rows,),
-        in_specs=[_block(x) for x in (*inputs, *masks)],
+        in_specs=[_block(x) for x in (*sides, *others)],
         out_specs=[_block(x) for x in outputs],
         out_shape=list(outputs),
         cost_estimate=cost,
-        compiler_params=None if interpret else pltpu.CompilerParams(vmem_limit_bytes=_limit_bytes(inputs)),
+        compiler_params=None if interpret else pltpu.CompilerParams(vmem_limit_bytes=limit),
         interpret=interpret,
         name="short_attention",
-    )(*inputs, *masks)
+    )(*sides, *others)
     return called
 
 
-def _limit_bytes(inputs: Sequence[Array]) -> int:
+def _limit_bytes(num_queries: int, num_keys: int, width: int) -> int:
     """The fast memory that the compiler may use: its default, where that is enough."""
-    (_, num_queries, width), num_keys = inputs[0].shape, inputs[1].shape[1]
     needed = int(_fast_bytes(num_queries, num_keys, width) / USABLE_SHARE)
     return min(max(needed, DEFAULT_LIMIT_BYTES), _fast_memory_bytes())
 
@@ -172,12 +171,13 @@ def _block(x: Any) -> pl.BlockSpec:
     return pl.BlockSpec((1, *x.shape[1:]), lambda row: (0 if is_shared else row, 0, 0))
 
 
-def _forward_kernel(head_dim: int, has_mask: bool, *refs: Any) -> None:
+def _forward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) -> None:
     """What each query reads, chunk by chunk of heads."""
-    q_ref, k_ref, v_ref, out_ref = *refs[:3], refs[-1]
-    seen = _seen(refs[3]) if has_mask else None
-    for chunk in _chunks(q_ref, head_dim):
-        queries, keys, values = (ref[0, :, chunk] for ref in (q_ref, k_ref, v_ref))
+    out_ref = refs[-1]
+    side_refs = _apart(refs[:num_sides], out_ref.shape[-1])
+    seen = _seen(refs[num_sides]) if has_mask else None
+    for chunk in _chunks(out_ref, head_dim):
+        queries, keys, values = (ref[0, :, chunk] for ref in side_refs)
         turned, parts = values.T, []
         for own in _heads(chunk, head_dim):
             weights, total = _weights(queries, keys, own, seen)
@@ -185,16 +185,20 @@ def _forward_kernel(head_dim: int, has_mask: bool, *refs: Any) -> None:
         out_ref[0, :, chunk] = jnp.concatenate(parts).astype(out_ref.dtype).T
 
 
-def _backward_kernel(head_dim: int, has_mask: bool, *refs: Any) -> None:
+def _backward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) -> None:
     """The derivatives by queries, keys and values, and their sums over positions.
 
     With p the shares: ds = p (dp - sum of p dp over the keys).
     """
-    q_ref, k_ref, v_ref, cotangent_ref = refs[:4]
-    by_side_refs, sum_refs = refs[-6:-3], refs[-3:]
-    seen = _seen(refs[4]) if has_mask else None
-    for chunk in _chunks(q_ref, head_dim):
-        queries, keys, values, cotangent = (ref[0, :, chunk] for ref in (q_ref, k_ref, v_ref, cotangent_ref))
+    cotangent_ref, results = refs[num_sides], refs[-2 * num_sides :]
+    width = cotangent_ref.shape[-1]
+    side_refs, by_side_refs, sum_refs = (
+        _apart(part, width) for part in (refs[:num_sides], results[:num_sides], results[num_sides:])
+    )
+    seen = _seen(refs[num_sides + 1]) if has_mask else None
+    for chunk in _chunks(cotangent_ref, head_dim):
+        queries, keys, values = (ref[0, :, chunk] for ref in side_refs)
+        cotangent = cotangent_ref[0, :, chunk]
         by_sides: tuple[list[Array], ...] = ([], [], [])
         turned_queries, turned_keys, turned_cotangent = queries.T, keys.T, cotangent.T
         for own in _heads(chunk, head_dim):
@@ -210,6 +214,11 @@ def _backward_kernel(head_dim: int, has_mask: bool, *refs: Any) -> None:
             by_side = jnp.concatenate(parts).astype(by_side_ref.dtype).T
             by_side_ref[0, :, chunk] = by_side
             sum_ref[0, :, chunk] = jnp.sum(by_side.astype(jnp.float32), axis=0, keepdims=True)
+
+
+def _apart(refs: Sequence[Any], width: int) -> list[Any]:
+    """Of queries, keys and values, which may lie side by side."""
+    return [ref.at[:, :, start : start + width] for ref in refs for start in range(0, ref.shape[-1], width)]
 
 
 def _chunks(ref: Any, head_dim: int) -> list[slice]:

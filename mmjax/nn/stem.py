@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from jax.nn import initializers
 
+from mmjax.nn.alignment import aligned
 from mmjax.nn.convolution import NUM_COLOURS, ConvNorm, ConvUnit
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
@@ -34,7 +35,8 @@ class PatchStem(Module):
 
     def __call__(self, image: Array, *, training: bool = False) -> Array:
         """image (b, y, x, 3), normalised -> (b, p, d), the same in training."""
-        return self.projection(patches_of(image, self.patch_size))
+        patches = patches_of(image, self.patch_size)
+        return self.projection(aligned(patches)[0])[:, : patches.shape[1]]
 
 
 class ConvStem(Module):

@@ -64,7 +64,7 @@ def candidates(experiment: Experiment, num_devices: int) -> Iterator[Candidate]:
     model = experiment.model
     assert isinstance(model, DualEncoderConfig)
     heads = math.gcd(*(getattr(model, tower).num_heads for tower in ("image", "text")))
-    implementations = ("auto", "dense", "ring") if hasattr(experiment.objective, "implementation") else ("",)
+    implementations = ("auto", "dense", "gather", "ring") if hasattr(experiment.objective, "implementation") else ("",)
     for tensor, accumulate, remat in itertools.product((1, 2, 4), (1, 2, 4, 8), SAVED):
         if heads % tensor or num_devices % tensor:
             continue

@@ -31,6 +31,8 @@ SWITCHES = {
 OUTPUTS = ("json", "report", "hlo", "search", "search_count", "scale", "picture")
 """Flags that a plan in a process of its own is not given."""
 PROGRAM = "mmjax.plan"
+FILE_COLUMNS = 140
+"""Of what is written to a file or a pipe, which has no width of its own."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,13 +41,13 @@ def main(arguments: Sequence[str]) -> None:
     if values["scale"]:
         names = [name.strip() for name in values["scale"].split(",")]
         picture = Path(values["picture"] or "scaling.png")
-        scale.scale(experiment, _without_outputs(arguments), names, picture, Console())
+        scale.scale(experiment, _without_outputs(arguments), names, picture, _console())
         return
     machine = open_machine(values, experiment)
     if values["search"]:
         count, devices = int(number(values, "search_count", 6)), len(machine.devices)
         chip = machine.chip or cpu.shared_by(cpu.measured_chip(), devices)
-        search.search(experiment, _without_outputs(arguments), devices, chip, count, Console())
+        search.search(experiment, _without_outputs(arguments), devices, chip, count, _console())
         return
     show_plan(experiment, machine, values, arguments)
 
@@ -66,13 +68,18 @@ def show_plan(
         restart_secs=number(values, "restart_secs", run.RESTART_SECS),
         hlo=Path(values["hlo"]) if values["hlo"] else None,
     )
-    page.show(plan, Console())
+    page.show(plan, _console())
     if values["json"]:
         workdir.write_json(Path(values["json"]), plan)
     if values["report"]:
         page.write_html(plan, Path(values["report"]))
     if not plan["memory"]["fits"]:
         raise UserError(f"{page.headline(plan)}: change one of the lines above")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_COLUMNS)
 
 
 def _without_outputs(arguments: Sequence[str]) -> list[str]:

@@ -311,6 +311,7 @@ def test_auto_chooses_by_sizes():
     assert choose(2**20, 768, 256, "NVIDIA H100")[0] == "ring"
     assert choose(32768, 512, 8, "TPU v5 lite")[0] == "ring"
     assert choose(16384, 768, 64, "TPU v5 lite")[0] == "dense"
+    assert choose(4096, 768, 16, "TPU v5 lite")[0] == "gather"
 
 
 def test_auto_says_why(caplog):

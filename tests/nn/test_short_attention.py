@@ -1,6 +1,6 @@
 """The kernel of short attention against a direct float64 evaluation of its formula, interpreted on CPU."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ import pytest
 
 from mmjax.nn import short_attention
 from mmjax.nn.attention import causal_mask, source_mask
-from mmjax.nn.short_attention import Sides
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from tests.tolerances import LAYER
 
@@ -21,6 +20,14 @@ MASKS = {
     "same keys": lambda num_queries, num_keys: source_mask(jnp.arange(num_keys)[None] < num_keys - 3),
     "causal": lambda num_queries, num_keys: causal_mask(num_keys),
 }
+
+
+class Sides(NamedTuple):
+    """Something of queries, keys and values."""
+
+    queries: Any
+    keys: Any
+    values: Any
 
 
 def sides(num_queries: int, num_keys: int, head_dim: int) -> Sides:
@@ -42,9 +49,21 @@ def by_formula(given: Sides, added: Sides, mask: Any) -> Any:
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values)
 
 
-def by_kernel(given: Sides, added: Sides, mask: Any) -> Any:
-    whole = Sides(*(side + jax.lax.stop_gradient(bias) for side, bias in zip(given, added, strict=True)))
-    return short_attention.attend(whole, added, mask, interpret=True)
+def by_kernel(given: Sides, added: Sides, mask: Any, groups: tuple[int, ...] = (1, 1, 1)) -> Any:
+    """Heads side by side; `groups` says how many of the sides lie side by side in one array."""
+    head_dim = given.queries.shape[-1]
+    whole = [flat(side + jax.lax.stop_gradient(bias)) for side, bias in zip(given, added, strict=True)]
+    starts = np.cumsum((0, *groups))[:-1]
+    together = [
+        [jnp.concatenate(parts[start : start + count], axis=-1) for start, count in zip(starts, groups, strict=True)]
+        for parts in (whole, [bias.reshape(-1) for bias in added])
+    ]
+    read = short_attention.attend(*together, mask, head_dim, interpret=True)
+    return read.reshape(given.queries.shape, out_sharding=short_attention.rules.spec("btnh"))
+
+
+def flat(side: jax.Array) -> jax.Array:
+    return side.reshape(*side.shape[:2], -1, out_sharding=short_attention.rules.spec("btn"))
 
 
 def pulled(function: Any, given: Sides, added: Sides, mask: Any, cotangent: Any) -> Any:
@@ -80,9 +99,20 @@ def test_value_and_gradients_are_those_of_the_formula(
         np.testing.assert_allclose(ours, theirs, rtol=LAYER, atol=10 * LAYER)
 
 
+@pytest.mark.parametrize(("num_queries", "num_keys", "groups"), [(9, 14, (1, 2)), (12, 12, (3,))])
+@pytest.mark.parametrize("mask", ["none", "keys"])
+def test_sides_side_by_side_give_the_same(mask: str, num_queries: int, num_keys: int, groups: tuple[int, ...]) -> None:
+    given, added = sides(num_queries, num_keys, 64), biases(64)
+    seen = MASKS[mask](num_queries, num_keys)
+    cotangent = jnp.asarray(RNG.normal(size=given.queries.shape), jnp.float32)
+    apart = pulled(by_kernel, given, added, seen, cotangent)
+    together = pulled(lambda *args: by_kernel(*args, groups), given, added, seen, cotangent)
+    jax.tree.map(np.testing.assert_array_equal, together, apart)
+
+
 def test_a_query_that_sees_nothing_reads_the_mean() -> None:
     given, nothing = sides(8, 8, 64), Sides(*[jnp.zeros((NUM_HEADS, 64))] * 3)
-    read = short_attention.attend(given, nothing, jnp.zeros((1, 1, 1, 8), bool), interpret=True)
+    read = by_kernel(given, nothing, jnp.zeros((1, 1, 1, 8), bool))
     mean = np.broadcast_to(np.mean(given.values, axis=1, keepdims=True), read.shape)
     np.testing.assert_allclose(read, mean, rtol=LAYER, atol=LAYER)
 

@@ -77,33 +77,70 @@ def test_what_is_dropped_stays_the_same(on_tpu):
     assert above(relative_errors(value_and_gradients(config, *inputs), plain), LAYER) == {}
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_layer_with_the_kernel_is_the_same(masked, monkeypatch):
-    attention = Attention(jax.random.key(0), 128, 2)
-    for linear in (attention.query, attention.key, attention.value):
-        linear.bias[...] = jnp.asarray(RNG.normal(size=(2, 64)), jnp.float32)
-    x = jnp.asarray(RNG.normal(size=(2, 8, 128)), jnp.float32)
-    mask = source_mask(jnp.asarray([[True] * 5 + [False] * 3, [True] * 8])) if masked else None
-    graph, state = nnx.split(attention)
-
-    def found():
-        def loss(params, x):
-            return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, mask=mask)))
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(nnx.to_pure_dict(state), x)
-
-    plain, attend, calls = found(), short_attention.attend, []
+@pytest.fixture
+def with_kernel(monkeypatch):
+    """Attention takes the kernel, interpreted; gives the calls that it got."""
+    attend, calls = short_attention.attend, []
 
     def interpreted(*args):
         calls.append(args)
         return attend(*args, interpret=True)
 
-    monkeypatch.setattr(short_attention, "fits", lambda *args: True)
-    monkeypatch.setattr(short_attention, "attend", interpreted)
-    errors = relative_errors(found(), plain)
-    assert calls
-    # That of the key bias is zero but for rounding: a softmax does not see what is added to all scores of a query.
-    assert above({path: error for path, error in errors.items() if "key/bias" not in path}, LAYER) == {}
+    def start():
+        monkeypatch.setattr(short_attention, "fits", lambda *args: True)
+        monkeypatch.setattr(short_attention, "attend", interpreted)
+        return calls
+
+    return start
+
+
+def attention_and_gradients(attention, *inputs):
+    graph, state = nnx.split(attention)
+
+    def loss(params, x, source, mask):
+        return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, source, mask)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(nnx.to_pure_dict(state), *inputs)
+
+
+def attention_of(num_heads):
+    attention = Attention(jax.random.key(0), 128, num_heads)
+    for linear in (attention.query, attention.key, attention.value):
+        linear.bias[...] = jnp.asarray(RNG.normal(size=linear.bias.shape), jnp.float32)
+    return attention
+
+
+def unlike(found, expected):
+    """Where they differ. The gradient of the key bias is zero but for rounding: a softmax does not see what is added
+    to all scores of a query."""
+    errors = relative_errors(found, expected)
+    return above({path: error for path, error in errors.items() if "key/bias" not in path}, LAYER)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_layer_with_the_kernel_is_the_same(masked, crossed, with_kernel):
+    x, other = (jnp.asarray(RNG.normal(size=(2, 8, 128)), jnp.float32) for _ in range(2))
+    source = other if crossed else None
+    mask = source_mask(jnp.asarray([[True] * 5 + [False] * 3, [True] * 8])) if masked else None
+    attention = attention_of(2)
+    plain = attention_and_gradients(attention, x, source, mask)
+    calls = with_kernel()
+    assert unlike(attention_and_gradients(attention, x, source, mask), plain) == {}
+    assert [len(sides) for sides, *_ in calls] == [2 if crossed else 1]
+
+
+def test_it_is_with_heads_split_over_devices_too(with_kernel):
+    """What is joined on each device is taken apart there."""
+    x = jnp.asarray(RNG.normal(size=(4, 8, 128)), jnp.float32)
+    attention = attention_of(4)
+    plain = attention_and_gradients(attention, x, None, None)
+    with_kernel()
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(x, rules.batch_sharding(mesh))
+        found = jax.device_get(attention_and_gradients(attention, spread, None, None))
+    assert unlike(found, plain) == {}
 
 
 def test_the_kernel_is_for_what_it_can_do(on_tpu):

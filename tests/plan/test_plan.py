@@ -10,13 +10,19 @@ import pytest
 from mmjax.config_file import load_config
 from mmjax.errors import UserError
 from mmjax.experiment import from_values
+from mmjax.parallel.chips import Chip
 from mmjax.plan import command, page, plan
+from mmjax.plan.collectives import Communication
+from mmjax.plan.cpu import shared_by
 from mmjax.plan.plan import TooLarge, _too_large, make_plan
 from mmjax.plan.remedies import remedies
 from mmjax.plan.topology import open_topology
+from tests.plan.test_timing import CHIP, operation
 from tests.test_config import ROOT, shipped
 
 TINY = ROOT / "tests" / "tiny_config.py"
+BOTH = ((False, 1.0), (True, 1.5))
+"""Whether a collective runs beside others, and its seconds."""
 SMALL = ["--config.mesh.data=2", "--config.data.batch_size=16", "--config.train.num_steps=100"]
 
 
@@ -85,6 +91,42 @@ def test_a_split_that_divides_no_width_is_not_advised():
     lines = remedies(large, {"data": 16, "fsdp": 16, "tensor": 1})
     assert any(line.startswith("--config.mesh.data=2 --config.mesh.fsdp=128 ") for line in lines)
     assert not any("mesh" in line for line in remedies(large, {"data": 2, "fsdp": 128, "tensor": 1}))
+
+
+def test_at_the_upper_end_nothing_is_hidden():
+    """A fusion of one second of memory, two seconds of collectives that are waited for, and three that are hidden."""
+    program = SimpleNamespace(operations=[operation(num_bytes=100, cycles=40)], estimated_cycles=40)
+    waited, hidden = (Communication("all-gather", 2, 1, 1, ("data",), "", beside, secs, None) for beside, secs in BOTH)
+    facts = SimpleNamespace(step_flops=500)
+    found = plan._time(program, [waited, hidden], CHIP, facts, 4)
+    assert (found["roofline_secs"], found["hybrid_secs"], found["cycles_secs"]) == (3.0, 3.0, 9.0)
+    assert (found["communication_waited_secs"], found["communication_hidden_secs"]) == (2.0, 3.0)
+    assert found["mfu"]["cycles"] == pytest.approx(500 / (9.0 * 4 * 1000))
+
+
+def test_on_cpu_what_lies_between_arguments_and_results_is_added():
+    analysis = SimpleNamespace(
+        peak_memory_in_bytes=7,
+        argument_size_in_bytes=100,
+        output_size_in_bytes=60,
+        alias_size_in_bytes=50,
+        temp_size_in_bytes=1000,
+    )
+    assert plan._peak_bytes(analysis) == 100 + 10 + 1000
+
+
+def test_virtual_devices_share_the_cores():
+    one = shared_by(Chip(8.0, 80, 4.0, slow_flops_per_sec=2.0, slow_bytes_per_sec=1.0), 4)
+    assert (one.flops_per_sec, one.memory_bytes_per_sec, one.memory_bytes) == (2.0, 1.0, 20)
+    assert (one.slow_flops_per_sec, one.slow_bytes_per_sec) == (0.5, 0.25)
+
+
+def test_what_is_not_named_alone_is_added_up():
+    ends = {"roofline": 1.0, "hybrid": 2.0, "cycles": 3.0}
+    made = {"time": {"by_path": {f"layer {place}": ends for place in range(page.NUM_PATHS + 4)}}}
+    _, _, rows = page._paths(made)
+    assert len(rows) == page.NUM_PATHS + 1
+    assert rows[-1] == ["4 others", "4,000.0", "8,000.0", "12,000.0"]
 
 
 def test_a_kernel_that_is_too_large_is_a_bug():

@@ -68,3 +68,27 @@ def test_kernels_count_by_their_own_estimate():
     lines = [f"  {kernel}" if "%work" in line else line for line in TEXT.splitlines()]
     assert Program("\n".join(lines)).kernel_cost == (5 * 11, 5 * 13)
     assert Program(TEXT).kernel_cost == (0, 0)
+
+
+def test_a_collective_that_runs_within_several_fusions_counts_once():
+    text = """HloModule written, is_scheduled=true
+
+%first (p: f32[8,16]) -> f32[32,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  ROOT %a = f32[32,16]{1,0} all-gather(%p), channel_id=3, replica_groups=[2,4]<=[8], frontend_attributes={chain_id="1"}
+}
+
+%second (p: f32[8,16]) -> f32[32,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  ROOT %b = f32[32,16]{1,0} all-gather(%p), channel_id=3, replica_groups=[2,4]<=[8], frontend_attributes={chain_id="1"}
+}
+
+ENTRY %main (x: f32[8,16]) -> f32[32,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %one = f32[32,16]{1,0} fusion(%x), kind=kOutput, calls=%first
+  ROOT %two = f32[32,16]{1,0} fusion(%x), kind=kOutput, calls=%second
+}
+"""
+    assert [(repeats, overlapped) for repeats, _, overlapped in Program(text).communications] == [(1, True)]
+    apart = text.replace("channel_id=3", "channel_id=4", 1)
+    assert len(Program(apart).communications) == 2
