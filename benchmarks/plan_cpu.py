@@ -10,6 +10,7 @@ the plan adds to these.
 import argparse
 import ctypes
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from mmjax.plan.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)
 
 import jax
 import numpy as np
@@ -35,6 +40,7 @@ from mmjax.plan.topology import open_topology
 
 CASES = {"tiny": ("Ti/16-64", 64), "small": ("S/16-112", 32), "base": ("B/16-112", 16), "clip B/32": ("B/32", 16)}
 """Model and batch."""
+SETTLING_SECS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,7 +99,6 @@ def measured(name: str, steps: int) -> dict[str, Any]:
         step = program.step.lower(program.abstract_state, program.batch_spec).compile()
         state = program.init()
         batch = {key: drawn(leaf) for key, leaf in program.batch_spec.items()}
-        jax.block_until_ready((state, batch))
         with Fullest() as fullest:
             state, _ = step(state, batch)
             jax.block_until_ready(state)
@@ -122,7 +127,7 @@ class Fullest:
 
     def __enter__(self) -> "Fullest":
         self._ended = threading.Event()
-        self._before = self._most = allocated_bytes()
+        self._before = self._most = settled_bytes()
         self._watch = threading.Thread(target=self._look)
         self._watch.start()
         return self
@@ -157,6 +162,15 @@ def allocated_bytes() -> int:
     """Given out by the allocator: of its heaps, and as maps of their own."""
     found = LIBRARY.mallinfo2()
     return int(found.uordblks + found.hblkhd)
+
+
+def settled_bytes() -> int:
+    """`allocated_bytes` once it no longer changes: the runtime gives back a little later than results are there."""
+    before, now = -1, allocated_bytes()
+    while now != before:
+        time.sleep(SETTLING_SECS)
+        before, now = now, allocated_bytes()
+    return now
 
 
 if __name__ == "__main__":

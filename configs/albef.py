@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     contrast = ContrastTerm(queue_batches=65_536 // BATCH_SIZE, distillation_steps=EPOCH_STEPS)
     objective = FusionObjectiveConfig(contrast=contrast, match=MatchTerm(), tokens=TokenTerm(distilled=True))
     data, optim = paired_data(IMAGE_SIZE, BATCH_SIZE), paired_optim()
-    return pretraining(albef(), objective, data, optim, 30 * EPOCH_STEPS).to_config_dict()
+    return pretraining(albef(), objective, data, optim, 30 * EPOCH_STEPS, "v5e:4x4").to_config_dict()
 
 
 def paired_data(image_size: int, batch_size: int) -> DataConfig:

@@ -29,4 +29,4 @@ def get_config() -> ml_collections.ConfigDict:
     )
     optim = bert_adam(learning_rate=1e-4, warmup_steps=10_000)
     objective = FusionObjectiveConfig(tokens=TokenTerm(), follows=FollowTerm())
-    return pretraining(bert(), objective, data, optim, 1_000_000).to_config_dict()
+    return pretraining(bert(), objective, data, optim, 1_000_000, "v5e:2x2").to_config_dict()

@@ -33,7 +33,7 @@ TARGETS = (
 def get_config() -> ml_collections.ConfigDict:
     data = region_data(batch_size=256, text_len=20, num_regions=36, targets=TARGETS, answer_key="answer")
     optim = bert_adam(learning_rate=1e-4, warmup_steps=NUM_STEPS // 20)
-    return pretraining(lxmert(), objective(), data, optim, NUM_STEPS).to_config_dict()
+    return pretraining(lxmert(), objective(), data, optim, NUM_STEPS, "v5e:2x2").to_config_dict()
 
 
 def objective() -> FusionObjectiveConfig:

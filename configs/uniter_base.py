@@ -19,10 +19,10 @@ from mmjax.objectives.fusion_terms import AlignTerm, MatchTerm, RegionTerm, Toke
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return training(uniter(), num_steps=200_000)
+    return training(uniter(), num_steps=200_000, topology="v5e:4x4")
 
 
-def training(model: FusionConfig, num_steps: int) -> ml_collections.ConfigDict:
+def training(model: FusionConfig, num_steps: int, topology: str) -> ml_collections.ConfigDict:
     """Either size."""
     objective = FusionObjectiveConfig(
         match=MatchTerm(weight=2.0, negatives="random"),
@@ -33,4 +33,4 @@ def training(model: FusionConfig, num_steps: int) -> ml_collections.ConfigDict:
     )
     data = region_data(batch_size=2048, text_len=60, num_regions=100, targets=(PROBABILITIES,))
     optim = bert_adam(learning_rate=5e-5, warmup_steps=10_000, beta2=0.98, clip_norm=5.0)
-    return pretraining(model, objective, data, optim, num_steps).to_config_dict()
+    return pretraining(model, objective, data, optim, num_steps, topology).to_config_dict()

@@ -13,4 +13,4 @@ from mmjax.models.fusion.published import LARGE, uniter
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return training(uniter(LARGE), num_steps=500_000)
+    return training(uniter(LARGE), num_steps=500_000, topology="v5e:4x8")

@@ -14,7 +14,7 @@ import ml_collections
 
 from mmjax.data.config import DataConfig
 from mmjax.data.regions import RegionsConfig, RegionTargetConfig
-from mmjax.experiment import Experiment
+from mmjax.experiment import Experiment, PlanConfig
 from mmjax.models.base import ModelConfig
 from mmjax.models.fusion.published import REGION_CLASSES, vilbert
 from mmjax.objectives.fusion import FusionObjectiveConfig
@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         region_data(batch_size=512, text_len=36, num_regions=36, targets=(PROBABILITIES,)),
         bert_adam(learning_rate=1e-4, warmup_steps=6_000, beta2=0.98, clip_norm=0.0),
         num_steps=60_000,
+        topology="v5e:2x4",
     ).to_config_dict()
 
 
@@ -74,9 +75,14 @@ def bert_adam(*, learning_rate: float, warmup_steps: int, beta2: float = 0.999, 
 
 
 def pretraining(
-    model: ModelConfig, objective: FusionObjectiveConfig, data: DataConfig, optim: OptimConfig, num_steps: int
+    model: ModelConfig,
+    objective: FusionObjectiveConfig,
+    data: DataConfig,
+    optim: OptimConfig,
+    num_steps: int,
+    topology: str,
 ) -> Experiment:
-    """A long run of them, which keeps a checkpoint every 5,000 steps."""
+    """A long run of them, which keeps a checkpoint every 5,000 steps; `topology` is what it is planned for."""
     return Experiment(
         model=model,
         data=data,
@@ -84,4 +90,5 @@ def pretraining(
         optim=optim,
         train=TrainConfig(num_steps=num_steps),
         checkpoint=CheckpointConfig(every_steps=5_000),
+        plan=PlanConfig(topology),
     )

@@ -22,8 +22,9 @@ NUM_STEPS = 118_000
 
 
 def get_config() -> ml_collections.ConfigDict:
+    model = visual_bert(feature_dim=FEATURE_DIM)
     objective = FusionObjectiveConfig(tokens=TokenTerm(), follows=FollowTerm())
     data = region_data(batch_size=48, text_len=128, num_regions=100)
     data = replace(data, captions=CaptionConfig(style="any", pair=True))
     optim = bert_adam(learning_rate=5e-5, warmup_steps=NUM_STEPS // 10)
-    return pretraining(visual_bert(feature_dim=FEATURE_DIM), objective, data, optim, NUM_STEPS).to_config_dict()
+    return pretraining(model, objective, data, optim, NUM_STEPS, "v5e:2x2").to_config_dict()

@@ -20,7 +20,6 @@ from mmjax.models.dual_encoder import DualEncoderConfig
 from mmjax.models.text import TextConfig
 from mmjax.models.vit import ViTConfig
 from mmjax.nn import short_attention
-from mmjax.nn.short_attention import Sides
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.plan.plan import make_plan
@@ -51,22 +50,27 @@ def test_every_slice_can_be_opened(kind: str) -> None:
 def test_the_kernel_compiles(name: str, length: int, num_heads: int, head_dim: int, masked: bool) -> None:
     mesh = make_mesh(MeshConfig(), open_topology(name).devices[:1])
     with jax.set_mesh(mesh):
-        x, flat = (NamedSharding(mesh, rules.spec(dims)) for dims in ("btnh", "nh"))
-        side = jax.ShapeDtypeStruct((4, length, num_heads, head_dim), jnp.bfloat16, sharding=x)
-        bias = jax.ShapeDtypeStruct((num_heads, head_dim), jnp.bfloat16, sharding=flat)
-        rows = jax.ShapeDtypeStruct((4, length, num_heads * head_dim), jnp.bfloat16)
-        if not short_attention.fits(rows, rows, None, num_heads, head_dim):
+        width = num_heads * head_dim
+        rows, flat = (NamedSharding(mesh, rules.spec(dims)) for dims in ("btn", "n"))
+        sides = jax.ShapeDtypeStruct((4, length, 3 * width), jnp.bfloat16, sharding=rows)
+        biases = jax.ShapeDtypeStruct((3 * width,), jnp.bfloat16, sharding=flat)
+        cotangent = jax.ShapeDtypeStruct((4, length, width), jnp.bfloat16, sharding=rows)
+        if not short_attention.fits(cotangent, cotangent, None, num_heads, head_dim):
             assert name.startswith("v4"), "the fast memory of all others is large enough"
             return
 
-        def both(sides: Sides, biases: Sides, cotangent: jax.Array) -> Any:
+        def both(sides: jax.Array, biases: jax.Array, cotangent: jax.Array) -> Any:
             mask = (jnp.arange(length) < length - 4)[None, None, None] if masked else None
-            read, pull = jax.vjp(lambda *args: short_attention.attend(*args, mask), sides, biases)
+
+            def attended(sides: jax.Array, biases: jax.Array) -> jax.Array:
+                return short_attention.attend([sides], [biases], mask, head_dim)
+
+            read, pull = jax.vjp(attended, sides, biases)
             return read, pull(cotangent)
 
-        lowered = jax.jit(both).lower(Sides(side, side, side), Sides(bias, bias, bias), side)
+        lowered = jax.jit(both).lower(sides, biases, cotangent)
         program = Program(lowered.compile().as_text() or "")
-    products = 7 * 2 * 4 * length**2 * num_heads * head_dim
+    products = 7 * 2 * 4 * length**2 * width
     assert program.kernel_cost.flops == products
 
 
