@@ -21,4 +21,4 @@ IMAGE_SIZE = 224
 def get_config() -> ml_collections.ConfigDict:
     objective = FusionObjectiveConfig(contrast=ContrastTerm(), match=MatchTerm(), tokens=TokenTerm())
     data, optim = paired_data(IMAGE_SIZE, BATCH_SIZE), paired_optim()
-    return pretraining(concatenation(), objective, data, optim, 30 * EPOCH_STEPS, "v5e:4x4").to_config_dict()
+    return pretraining(concatenation(), objective, data, optim, 30 * EPOCH_STEPS, "v5e:4x8").to_config_dict()

@@ -15,6 +15,7 @@ from mmjax.parallel import rules
 from mmjax.parallel.chips import Chip
 from mmjax.parallel.mesh import make_mesh
 from mmjax.plan import collectives, cpu, figures, memory, remedies, run, timing
+from mmjax.plan.hlo import Instruction
 from mmjax.plan.places import place_of
 from mmjax.plan.program import Program
 from mmjax.plan.topology import Topology
@@ -90,7 +91,7 @@ def make_plan(
         return plan | _not_fitting(experiment, mesh, traced, compiled.missing, chip)
     program = Program(compiled.text)
     if program.unknown_loops:
-        plan["notes"].append(f"{len(program.unknown_loops)} loops have no fixed length and count once")
+        plan["notes"].append(_unknown_loops_note(program.unknown_loops))
     communications = [
         collectives.described(instruction, repeats, overlapped, mesh, topology.chip)
         for repeats, instruction, overlapped in program.communications
@@ -116,6 +117,11 @@ def compile_step(traced: Traced) -> Compiled:
     secs = time.perf_counter() - start
     analysis: Any = compiled.memory_analysis()
     return Compiled(compiled.as_text() or "", _peak_bytes(analysis), secs, None)
+
+
+def _unknown_loops_note(loops: list[Instruction]) -> str:
+    places = dict.fromkeys(place_of(loop.op_name).path or loop.name for loop in loops)
+    return f"loops of no fixed length count once: {', '.join(places)}"
 
 
 def _peak_bytes(analysis: Any) -> int:

@@ -124,10 +124,10 @@ class Program:
         return sum(found) if found else None
 
     @functools.cached_property
-    def unknown_loops(self) -> list[str]:
+    def unknown_loops(self) -> list[Instruction]:
         """Loops whose length is known only when they run."""
         return [
-            instruction.name
+            instruction
             for computation in self.module.computations.values()
             for instruction in computation.instructions
             if instruction.operation == "while" and self.trip_count(instruction) is None

@@ -116,6 +116,17 @@ def test_pixels_are_normalised_and_floats_are_not():
     assert np.array_equal(normalised(jnp.full((1, 1, 1, 3), 7.0), config), np.full((1, 1, 1, 3), 7.0))
 
 
+def test_what_is_read_of_one_position_is_normalised():
+    batch = tiny.batch(2)
+    features, extras = ViT(replace(tiny.SIGLIP.image, pool="cls", pooler=False), KEY)(batch["image"])
+    assert np.allclose(features, extras["tokens"][:, 0], rtol=LAYER, atol=LAYER)
+    places = {"last": -1, "first": 0, "eot": end_of_text(batch["text_ids"], 1)}
+    for pool, place in places.items():
+        config = replace(tiny.SIGLIP.text, pool=pool, pooler=False, eos_id=1)
+        features, extras = TextTransformer(config, KEY)(batch["text_ids"], batch["text_mask"])
+        assert np.allclose(features, extras["tokens"][jnp.arange(2), place], rtol=LAYER, atol=LAYER), pool
+
+
 def test_end_of_text():
     text_ids = jnp.asarray([[1, 9, 5, 9], [9, 1, 1, 1], [1, 2, 3, 4]])
     assert end_of_text(text_ids, 9).tolist() == [1, 0, 0]

@@ -14,6 +14,7 @@ from mmjax.parallel.chips import Chip
 from mmjax.plan import command, page, plan
 from mmjax.plan.collectives import Communication
 from mmjax.plan.cpu import shared_by
+from mmjax.plan.hlo import Instruction
 from mmjax.plan.plan import TooLarge, _too_large, make_plan
 from mmjax.plan.remedies import remedies
 from mmjax.plan.topology import open_topology
@@ -91,6 +92,12 @@ def test_a_split_that_divides_no_width_is_not_advised():
     lines = remedies(large, {"data": 16, "fsdp": 16, "tensor": 1})
     assert any(line.startswith("--config.mesh.data=2 --config.mesh.fsdp=128 ") for line in lines)
     assert not any("mesh" in line for line in remedies(large, {"data": 2, "fsdp": 128, "tensor": 1}))
+
+
+def test_loops_of_no_fixed_length_are_named():
+    rest = '%x), metadata={op_name="jit(train_step)/jvp(match)/exchange/while"}'
+    loops = [Instruction("while.1", "s32[]", "while", rest), Instruction("while.2", "s32[]", "while", "%x)")]
+    assert plan._unknown_loops_note(loops) == "loops of no fixed length count once: match/exchange, while.2"
 
 
 def test_at_the_upper_end_nothing_is_hidden():
