@@ -19,7 +19,7 @@ from mmjax.objectives.fusion_terms import AlignTerm, MatchTerm, RegionTerm, Toke
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return training(uniter(), num_steps=200_000, topology="v5e:4x4")
+    return training(uniter(), num_steps=200_000, topology="v5e:8x8")
 
 
 def training(model: FusionConfig, num_steps: int, topology: str) -> ml_collections.ConfigDict:

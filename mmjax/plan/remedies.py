@@ -9,10 +9,9 @@ from mmjax.experiment import Experiment
 def remedies(experiment: Experiment, mesh: Mapping[str, int]) -> list[str]:
     """Lines `--config.a.b=value`, each with what it costs."""
     model, found = experiment.model, []
-    for tower in ("image", "text", "trunk"):
-        remat = getattr(getattr(model, tower, None), "remat", None)
-        if remat not in (None, "full"):
-            found.append(f"--config.model.{tower}.remat=full (computes a layer again: up to a third more time)")
+    for name, part in vars(model).items():
+        if getattr(part, "remat", "full") != "full":
+            found.append(f"--config.model.{name}.remat=full (computes a layer again: up to a third more time)")
     rows = mesh["data"] * mesh["fsdp"]
     size = _largest_split(experiment, rows)
     if size > mesh["fsdp"]:

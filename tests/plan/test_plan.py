@@ -136,6 +136,14 @@ def test_what_is_not_named_alone_is_added_up():
     assert rows[-1] == ["4 others", "4,000.0", "8,000.0", "12,000.0"]
 
 
+def test_every_part_that_has_layers_is_named():
+    lines = remedies(shipped("uniter_base"), {"data": 16, "fsdp": 1, "tensor": 1})
+    assert [line.partition(" ")[0] for line in lines[:2]] == [
+        "--config.model.towers.remat=full",
+        "--config.model.fusion.remat=full",
+    ]
+
+
 def test_a_kernel_that_is_too_large_is_a_bug():
     class Step:
         def lower(self, *args):
