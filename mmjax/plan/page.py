@@ -11,6 +11,8 @@ from mmjax.parallel.chips import GIB
 
 NUM_PATHS = 15
 ENDS = {"roofline": "optimistic", "hybrid": "between", "cycles": "pessimistic"}
+WORDS = {"axes", "direction", "from", "most for", "overlapped", "what"}
+"""Heads of columns that are read from the left; of the others the first alone is."""
 Tables = list[tuple[str, list[str], list[list[str]]]]
 """Title, heads of columns, rows."""
 
@@ -21,7 +23,7 @@ def show(plan: dict[str, Any], console: Console) -> None:
     for title, heads, rows in tables(plan):
         table = Table(title=title, title_justify="left", title_style="bold")
         for position, head in enumerate(heads):
-            table.add_column(head, justify="left" if position == 0 else "right", overflow="fold")
+            table.add_column(head, justify="left" if position == 0 or head in WORDS else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -35,8 +37,8 @@ def write_html(plan: dict[str, Any], path: Path) -> None:
         loader=jinja2.PackageLoader("mmjax.plan", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     template = environment.get_template("page.html")
-    page = template.render(title=plan["config"], headline=headline(plan), tables=tables(plan), lines=lines(plan))
-    path.write_text(page, encoding="utf-8")
+    parts = {"title": plan["config"], "headline": headline(plan), "tables": tables(plan), "lines": lines(plan)}
+    path.write_text(template.render(**parts, words=WORDS), encoding="utf-8")
 
 
 def headline(plan: dict[str, Any]) -> str:
