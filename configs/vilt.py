@@ -45,4 +45,4 @@ def get_config() -> ml_collections.ConfigDict:
         word_starts=True,
     )
     optim = bert_adam(learning_rate=1e-4, warmup_steps=NUM_STEPS // 10, beta2=0.98)
-    return pretraining(model, objective, data, optim, NUM_STEPS, "v5e:8x8").to_config_dict()
+    return pretraining(model, objective, data, optim, NUM_STEPS, "v5e:8x16").to_config_dict()

@@ -22,6 +22,10 @@ WORKING = 24.0
 """Arrays of a layer's width at the fullest moment of its backward pass."""
 REACHED = 0.5
 """Of the peak, that a step reaches: the same for all, so that it ranks none."""
+UPDATE_BYTES = 28
+"""Of a parameter in the update: itself, two moments and its gradient read, the first three written, in float32."""
+WAITED = 0.5
+"""Of the time in which split weights are fetched, what nothing hides."""
 SCANNED = 1
 """The `unroll` of a stack that is a loop: tried before layers written out, which are guessed equal."""
 SLACK = 1.3
@@ -92,15 +96,16 @@ def guess(experiment: Experiment, candidate: Candidate, chip: Chip, num_paramete
         flops += (3 + again) * experiment.data.batch_size * (closed_form(model, tower) or 0)
     logits = 4 * experiment.data.batch_size * rows if candidate.implementation == "dense" else 0.0
     secs = flops / (REACHED * chip.flops_per_sec * devices) + _sent_secs(experiment, candidate, chip, num_parameters)
+    secs += UPDATE_BYTES * num_parameters / (candidate.fsdp * candidate.tensor) / chip.memory_bytes_per_sec
     return Guess(candidate, held + widest + logits, secs)
 
 
 def _sent_secs(experiment: Experiment, candidate: Candidate, chip: Chip, num_parameters: int) -> float:
-    """Gradients once, weights twice where they are split, and what layers give where heads are, at one link's speed."""
+    """Gradients once, weights twice where they are split, and what layers give where heads are, over two links."""
     if not chip.link_bytes_per_sec:
         return 0.0
     shared = 2 * 2 * num_parameters / candidate.tensor
-    fetched = 2 * 2 * num_parameters / candidate.tensor * (candidate.fsdp > 1)
+    fetched = WAITED * 2 * 2 * num_parameters / candidate.tensor * (candidate.fsdp > 1)
     sent = (shared + fetched) * candidate.accumulate
     if candidate.tensor > 1:
         model: Any = experiment.model

@@ -40,7 +40,7 @@ def scale(
     experiment: Experiment, arguments: Sequence[str], names: Sequence[str], picture: Path, console: Console
 ) -> dict[str, list[Point]]:
     """Plans the training on every topology, with the batch that the first one has a device (weak) and the whole batch
-    (strong), and draws `picture`.
+    (strong), and draws `picture`. On machines with fewer devices than `mesh.fsdp` the state is split over all of them.
 
     Raises:
         UserError: a name that is no topology, or the smallest machine does not divide the batch.
@@ -58,7 +58,7 @@ def scale(
     if batches[WEAK][ordered[0]] < smallest:
         raise UserError(f"data.batch_size = {batch_size} leaves {ordered[0]} less than a row a device: raise it")
     requests = {
-        (kind, name): _request(experiment, arguments, name, size)
+        (kind, name): _request(experiment, arguments, name, sizes[name], size)
         for kind, of_kind in batches.items()
         for name, size in of_kind.items()
     }
@@ -79,11 +79,21 @@ def scale(
     return found
 
 
-def _request(experiment: Experiment, arguments: Sequence[str], name: str, batch_size: int) -> Request:
-    override = f"--config.data.batch_size={batch_size}"
-    kept = [argument for argument in arguments if not argument.startswith(("--config.data.batch_size", "--topology"))]
-    changed = with_overrides(experiment, [override])
-    return Request((*kept, override, f"--topology={name}"), json.dumps(changed.to_dict(), sort_keys=True))
+def _request(experiment: Experiment, arguments: Sequence[str], name: str, num_devices: int, batch_size: int) -> Request:
+    overrides = [f"--config.data.batch_size={batch_size}", *_mesh_overrides(experiment, num_devices)]
+    replaced = ("--topology", *(override.partition("=")[0] for override in overrides))
+    kept = [argument for argument in arguments if argument.partition("=")[0] not in replaced]
+    changed = with_overrides(experiment, overrides)
+    return Request((*kept, *overrides, f"--topology={name}"), json.dumps(changed.to_dict(), sort_keys=True))
+
+
+def _mesh_overrides(experiment: Experiment, num_devices: int) -> list[str]:
+    """A state that is split over more devices than there are is split over these."""
+    mesh = experiment.mesh
+    most = num_devices // mesh.tensor
+    if mesh.data != -1 or mesh.fsdp <= most:
+        return []
+    return [f"--config.mesh.fsdp={most}"]
 
 
 def _point(name: str, devices: int, batch_size: int, plan: dict[str, Any]) -> Point:

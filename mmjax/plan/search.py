@@ -58,16 +58,16 @@ def guesses(experiment: Experiment, num_devices: int, chip: Chip, count: int) ->
 def search(
     experiment: Experiment, arguments: Sequence[str], num_devices: int, chip: Chip, count: int, console: Console
 ) -> list[Choice]:
-    """Compiles the best `count` ways in processes, and shows which of them are worth choosing from.
+    """Compiles the config as it is and the best `count` ways in processes, and shows which are worth choosing from.
 
     `arguments` are those that the plan was asked for with. Stopped by Ctrl-C, it shows what it has so far, and another
     search goes on from there.
     """
     found = guesses(experiment, num_devices, chip, count)
-    console.print(f"compiling {len(found)} of the ways to run this; Ctrl-C shows what is there so far")
+    requests = _requests(experiment, arguments, [(), *(one.candidate.overrides for one in found)])
+    console.print(f"compiling {len(requests)} of the ways to run this; Ctrl-C shows what is there so far")
     choices: list[Choice] = []
     try:
-        requests = {_request(experiment, arguments, ways): ways for ways in (one.candidate.overrides for one in found)}
         made = answers(list(requests))
         for answer in track(made, "planning", total=len(requests), console=console, transient=True):
             _add(choices, answer, experiment, requests[answer.request], console)
@@ -110,6 +110,17 @@ def show(choices: Sequence[Choice], console: Console) -> None:
         table.add_row(page.bracket(choice.plan), page.milliseconds(choice.secs), page.gib(choice.peak_bytes), line)
     console.print(table)
     console.print(f"{len(choices)} were compiled, {sum(choice.fits for choice in choices)} of them fit")
+
+
+def _requests(
+    experiment: Experiment, arguments: Sequence[str], ways: Sequence[tuple[str, ...]]
+) -> dict[Request, tuple[str, ...]]:
+    """With their overrides; of ways that come to the same config, the first."""
+    by_config: dict[str, tuple[Request, tuple[str, ...]]] = {}
+    for overrides in ways:
+        request = _request(experiment, arguments, overrides)
+        by_config.setdefault(request.config, (request, overrides))
+    return dict(by_config.values())
 
 
 def _request(experiment: Experiment, arguments: Sequence[str], overrides: Sequence[str]) -> Request:

@@ -112,7 +112,8 @@ def test_a_search_shows_the_front_and_keeps_what_it_has(siglip, monkeypatch, cap
     said = capsys.readouterr().out
     assert "stopped: what was planned is kept" in said
     assert "--config.mesh.data=" in said or "--config.model.image.remat=" in said
-    assert asked[0].arguments[:2] == ("--config=x.py", "--topology=v5e:4x4")
+    assert asked[0].arguments == tuple(given), "the config as it is comes first"
+    assert len({request.config for request in asked}) == len(asked)
 
 
 def test_a_plan_is_made_once(tmp_path, monkeypatch):
@@ -151,6 +152,14 @@ def test_a_plan_is_kept_for_its_config_machine_and_versions(monkeypatch):
     other = name()
     monkeypatch.setattr(processes, "versions", lambda: {"jax": "9"})
     assert len({first, other, name()}) == 3
+
+
+def test_state_is_split_over_no_more_devices_than_there_are(siglip):
+    assert scale._mesh_overrides(siglip, 16) == []
+    assert scale._mesh_overrides(siglip, 4) == ["--config.mesh.fsdp=4"]
+    split = replace(siglip, mesh=replace(siglip.mesh, tensor=2))
+    assert scale._mesh_overrides(split, 16) == ["--config.mesh.fsdp=8"]
+    assert scale._mesh_overrides(replace(siglip, mesh=replace(siglip.mesh, data=2)), 4) == []
 
 
 def test_scaling_is_planned_weak_and_strong(siglip, monkeypatch, tmp_path, capsys):
