@@ -6,8 +6,6 @@
 BERT is a folder of bert-large-cased.
 """
 
-from dataclasses import replace
-
 import ml_collections
 
 from configs.uniter_base import training
@@ -15,7 +13,4 @@ from mmjax.models.fusion.published import LARGE, uniter
 
 
 def get_config() -> ml_collections.ConfigDict:
-    model = uniter(LARGE)
-    # Layers are computed again in the backward pass: kept, they would take twice the memory of the chips.
-    model = replace(model, fusion=replace(model.fusion, remat="full"))
-    return training(model, num_steps=500_000, topology="v5e:8x8")
+    return training(uniter(LARGE), num_steps=500_000, topology="v5e:8x8")

@@ -137,7 +137,7 @@ def test_what_is_not_named_alone_is_added_up():
 
 
 def test_every_part_that_has_layers_is_named():
-    lines = remedies(shipped("uniter_base"), {"data": 16, "fsdp": 1, "tensor": 1})
+    lines = remedies(shipped("vilt"), {"data": 16, "fsdp": 1, "tensor": 1})
     assert [line.partition(" ")[0] for line in lines[:2]] == [
         "--config.model.towers.remat=full",
         "--config.model.fusion.remat=full",
