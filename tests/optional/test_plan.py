@@ -29,13 +29,14 @@ from mmjax.plan.topology import SLICES, open_topology
 pytest.importorskip("libtpu", reason="runs in an environment of its own: bash launch/test_optional.sh")
 
 SIZE: dict[str, Any] = {"width": 256, "depth": 6, "mlp_dim": 1024, "num_heads": 4, "compute_dtype": "bfloat16"}
+WIDE = SIZE | {"width": 768, "depth": 3, "mlp_dim": 3072, "num_heads": 12}
 
 
-def experiment(**how: Any) -> Experiment:
-    image = ViTConfig(**SIZE, image_size=112, patch_size=16, **how)
-    text = TextConfig(**SIZE, vocab_size=1024, context_len=32, **how)
-    data = DataConfig(batch_size=256, text_len=32, preprocess=PreprocessConfig(image_size=112))
-    return Experiment(DualEncoderConfig(image, text, embed_dim=256), data)
+def experiment(size: dict[str, Any] = SIZE, batch_size: int = 256, **how: Any) -> Experiment:
+    image = ViTConfig(**size, image_size=112, patch_size=16, **how)
+    text = TextConfig(**size, vocab_size=1024, context_len=32, **how)
+    data = DataConfig(batch_size=batch_size, text_len=32, preprocess=PreprocessConfig(image_size=112))
+    return Experiment(DualEncoderConfig(image, text, embed_dim=size["width"]), data)
 
 
 @pytest.mark.parametrize("kind", SLICES)
@@ -90,11 +91,15 @@ def test_a_plan_of_the_real_compiler(scanned: dict[str, Any]) -> None:
         assert part["closed_form"] in (None, part["forward"])
 
 
-def test_layers_written_out_take_as_long_as_scanned_ones(scanned: dict[str, Any]) -> None:
-    written_out = make_plan(experiment(remat="full", unroll=-1), open_topology("v5e:2x2"))
+def test_layers_written_out_take_as_long_as_scanned_ones() -> None:
+    """Arrays of a layer are larger than the fast memory, as in a real step: small ones stay there between layers that
+    are written out, which is no error of the sums."""
+    scanned, written_out = (
+        make_plan(experiment(WIDE, 4096, remat="full", unroll=unroll), open_topology("v5e:2x2"))["time"]["computation"]
+        for unroll in (1, -1)
+    )
     for end in ("roofline", "hybrid", "cycles"):
-        ratio = written_out["time"]["computation"][end] / scanned["time"]["computation"][end]
-        assert 0.95 < ratio < 1.05, end
+        assert 0.95 < written_out[end] / scanned[end] < 1.05, end
 
 
 def test_what_does_not_fit_is_a_plan_too() -> None:
