@@ -119,7 +119,7 @@ def choose(num_rows: int, width: int, num_devices: int, device_kind: str) -> tup
     logits = 4 * num_rows * (num_rows // num_devices)
     columns = 2 * 4 * num_rows * width
     on_tpu = device_kind.startswith("TPU")
-    if on_tpu and logits <= KERNEL_BYTES:
+    if _has_kernel(device_kind, width) and logits <= KERNEL_BYTES:
         return "gather", f"the logits of a device take {_mib(logits)}, at most {_mib(KERNEL_BYTES)}, on TPU"
     if logits <= DENSE_BYTES:
         return "dense", f"the logits of a device take {_mib(logits)}, at most {_mib(DENSE_BYTES)}"
@@ -184,7 +184,12 @@ def _kernel(choice: KernelChoice, width: int) -> Kernel:
     on_tpu = device_kind.startswith("TPU")
     if choice == "pallas" and not on_tpu and device_kind != "cpu":
         raise UserError(f"kernel = 'pallas' of the contrastive loss is for TPU, and here is {device_kind}: use xla")
-    return choice if choice != "auto" else "pallas" if on_tpu and width % LANES == 0 else "xla"
+    return choice if choice != "auto" else "pallas" if _has_kernel(device_kind, width) else "xla"
+
+
+def _has_kernel(device_kind: str, width: int) -> bool:
+    """Whether `auto` takes the Pallas kernel for tiles of embeddings of that width."""
+    return device_kind.startswith("TPU") and width % LANES == 0
 
 
 def _refuse_names(kind: str, implementation: str, kernel: str, tile: int | None) -> None:

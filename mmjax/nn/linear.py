@@ -78,6 +78,7 @@ def joined(linears: Sequence[Linear], x: Array) -> tuple[Array, Array]:
     axes = Axes("bt", "d", "n")
     matrices = [linear.matrix(x.dtype) for linear in linears]
     biases = [bias for linear in linears if (bias := linear.flat_bias(x.dtype)) is not None]
+    assert len(biases) == len(linears)
     matrix, bias = _side_by_side(matrices, "dn"), _side_by_side(biases, "n")
     return _affine(axes, x, matrix, jax.lax.stop_gradient(bias), _name(matrices[0])), bias
 

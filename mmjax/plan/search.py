@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -64,26 +65,23 @@ def search(
     search goes on from there.
     """
     found = guesses(experiment, num_devices, chip, count)
-    requests = _requests(experiment, arguments, [(), *(one.candidate.overrides for one in found)])
+    requests = _requests(experiment, arguments, [(), *(one.candidate.overrides for one in found)], num_devices)
     console.print(f"compiling {len(requests)} of the ways to run this; Ctrl-C shows what is there so far")
     choices: list[Choice] = []
     try:
         made = answers(list(requests))
         for answer in track(made, "planning", total=len(requests), console=console, transient=True):
-            _add(choices, answer, experiment, requests[answer.request], console)
+            _add(choices, answer, requests[answer.request], console)
     except KeyboardInterrupt:
         console.print("stopped: what was planned is kept, and the same search goes on from it")
     show(choices, console)
     return choices
 
 
-def _add(
-    choices: list[Choice], answer: Answer, experiment: Experiment, overrides: Sequence[str], console: Console
-) -> None:
+def _add(choices: list[Choice], answer: Answer, changing: tuple[str, ...], console: Console) -> None:
     if answer.plan is None:
         console.print(f"left out: {answer.reason}", highlight=False, soft_wrap=True)
         return
-    changing = tuple(override for override in overrides if _changes(experiment, override))
     fits = bool(answer.plan["memory"]["fits"])
     secs = answer.plan["time"][END] if fits else float("inf")
     choices.append(Choice(changing, secs, int(answer.plan["memory"]["peak_bytes"] or 0), fits, answer.plan))
@@ -113,19 +111,25 @@ def show(choices: Sequence[Choice], console: Console) -> None:
 
 
 def _requests(
-    experiment: Experiment, arguments: Sequence[str], ways: Sequence[tuple[str, ...]]
+    experiment: Experiment, arguments: Sequence[str], ways: Sequence[tuple[str, ...]], num_devices: int
 ) -> dict[Request, tuple[str, ...]]:
-    """With their overrides; of ways that come to the same config, the first."""
+    """With the overrides that change something; of ways that come to the same config, the first."""
+    given = _filled(experiment, num_devices)
     by_config: dict[str, tuple[Request, tuple[str, ...]]] = {}
     for overrides in ways:
-        request = _request(experiment, arguments, overrides)
-        by_config.setdefault(request.config, (request, overrides))
+        config = json.dumps(with_overrides(given, overrides).to_dict(), sort_keys=True)
+        changing = tuple(override for override in overrides if _changes(given, override))
+        by_config.setdefault(config, (Request((*arguments, *overrides), config), changing))
     return dict(by_config.values())
 
 
-def _request(experiment: Experiment, arguments: Sequence[str], overrides: Sequence[str]) -> Request:
-    changed = with_overrides(experiment, overrides)
-    return Request((*arguments, *overrides), json.dumps(changed.to_dict(), sort_keys=True))
+def _filled(experiment: Experiment, num_devices: int) -> Experiment:
+    """With the number of devices for -1, where the others leave a whole one: as candidates name their meshes."""
+    mesh = experiment.mesh
+    rest = mesh.fsdp * mesh.tensor
+    if mesh.data != -1 or rest < 1 or num_devices % rest:
+        return experiment
+    return replace(experiment, mesh=replace(mesh, data=num_devices // rest))
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

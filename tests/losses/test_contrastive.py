@@ -312,6 +312,7 @@ def test_auto_chooses_by_sizes():
     assert choose(32768, 512, 8, "TPU v5 lite")[0] == "ring"
     assert choose(16384, 768, 64, "TPU v5 lite")[0] == "dense"
     assert choose(4096, 768, 16, "TPU v5 lite")[0] == "gather"
+    assert choose(4096, 100, 16, "TPU v5 lite")[0] == "dense", "the kernel takes no such width"
 
 
 def test_auto_says_why(caplog):

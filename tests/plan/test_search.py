@@ -94,6 +94,15 @@ def test_overrides_are_those_of_the_command_line(siglip):
     assert changed.model.text.remat == "full"
 
 
+def test_the_config_as_it_is_is_planned_once(siglip):
+    """With its mesh spelled out it is the same."""
+    same = Candidate(1, 16, 1, 1, "full", "auto", 1).overrides
+    other = Candidate(16, 1, 1, 1, "full", "auto", 1).overrides
+    found = search._requests(siglip, ["--config=x.py"], [(), same, other], 16)
+    assert list(found.values()) == [(), ("--config.mesh.data=16", "--config.mesh.fsdp=1")]
+    assert search._filled(siglip, 4) == siglip, "16 parts are more than there are devices"
+
+
 def test_a_search_shows_the_front_and_keeps_what_it_has(siglip, monkeypatch, capsys):
     asked = []
 
