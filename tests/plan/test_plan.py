@@ -58,6 +58,8 @@ def test_the_page_and_the_program_are_written(made):
     for title, _, _ in page.tables(found):
         assert title in html
     assert files["txt"].read_text().startswith("HloModule jit_train_step")
+    assert '<th class="words">axes</th>' in html
+    assert "<th>sent MiB</th>" in html
 
 
 def test_parts_of_the_model_are_named(made):
@@ -152,6 +154,11 @@ def test_a_kernel_that_is_too_large_is_a_bug():
     traced = SimpleNamespace(step=Step(), abstract_state=None, batch_spec=None)
     with pytest.raises(jax.errors.JaxRuntimeError, match="vmem"):
         plan.compile_step(traced)
+
+
+def test_a_file_has_room_for_the_tables():
+    """Pytest takes the output, which is then no terminal."""
+    assert command._console().width == command.FILE_COLUMNS
 
 
 def test_devices_without_work_are_named(monkeypatch):

@@ -51,6 +51,7 @@ def test_guesses_know_what_memory_and_time_follow_from(siglip):
         return guess(siglip, replace(base, **changes), V5E, PARAMETERS)
 
     assert of(fsdp=1, data=16).num_bytes > of().num_bytes + 2 * 2**30
+    assert of(fsdp=1, data=16).secs > of().secs, "the whole state is updated on every device"
     assert of(remat="none").num_bytes > of(remat="narrow").num_bytes > of().num_bytes
     assert of(remat="none").secs < of().secs < of(accumulate=2).secs
     assert of(accumulate=4).num_bytes < of().num_bytes
