@@ -11,7 +11,6 @@ from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
 from mmjax.parallel import rules
-from mmjax.parallel.chips import SUBLANES
 from mmjax.types import Array, Key
 
 
@@ -31,10 +30,8 @@ class MapPool(Module):
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """x (b, t, d) -> (b, d); `mask` (b, t) is True for the positions that may be seen."""
         probe = weight(self.probe, x.dtype)
-        # A tile of equal queries is what the kernel of attention takes on TPU; one of them is read.
-        shape = x.shape[0], SUBLANES if rules.runs_on_tpu() else 1, x.shape[2]
-        queries = jnp.broadcast_to(probe, shape, out_sharding=rules.spec("btd"))
-        y = self.attention(queries, source=x, mask=None if mask is None else source_mask(mask))[:, :1]
+        queries = jnp.broadcast_to(probe, (x.shape[0], *probe.shape), out_sharding=rules.spec("btd"))
+        y = self.attention(queries, source=x, mask=None if mask is None else source_mask(mask))
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
