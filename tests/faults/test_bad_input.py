@@ -184,8 +184,6 @@ def test_of_texts_alone_there_is_nothing_to_score() -> None:
     assert evaluate.chosen_data(shipped("vilbert_base"), None, "validation").evals.splits == ("validation",)
 
 
-# Orbax leaves a coroutine behind when its writing fails, and the collector complains of it at some later time.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_space_left_for_a_checkpoint(folder: Path, small_disk: Callable[[int], Path], error: Lines) -> None:
     disk = small_disk(4)
     run, filler = disk / "run", disk / "other.bin"
