@@ -158,9 +158,9 @@ class TextTransformer(Module):
             case "eot":
                 return self._normed(take_position(x, end_of_text(text_ids, self.config.eos_id)))
             case "last":
-                return self._normed(x[:, -1])
+                return self._normed(take_position(x, x.shape[1] - 1))
             case "first":
-                return self._normed(x[:, 0])
+                return self._normed(take_position(x, 0))
             case "mean":
                 return masked_mean(self._normed(x), text_mask)
             case "map":

@@ -19,7 +19,7 @@ from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import Activation
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
-from mmjax.nn.pooling import ConcatPool, MapPool
+from mmjax.nn.pooling import ConcatPool, MapPool, take_position
 from mmjax.nn.stack import Remat, StackConfig
 from mmjax.nn.stem import ConvStem, PatchStem
 from mmjax.parallel import rules
@@ -202,7 +202,7 @@ class ViT(ImageTower):
     def _pool(self, x: Array, mask: Array | None, num_tokens: int) -> Array:
         """Of x (b, t, d), normalised; where one position is read, that alone."""
         if self.config.pool == "cls":
-            return self._normed(x[:, 0])
+            return self._normed(take_position(x, 0))
         tokens = self._normed(x)
         if self.config.pool == "mean":
             return jnp.mean(tokens[:, :num_tokens], axis=1)

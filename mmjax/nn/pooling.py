@@ -1,17 +1,27 @@
 """One vector from the vectors of many positions."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import initializers
 
-from mmjax.nn.attention import Attention, source_mask
+from mmjax.nn import short_attention
+from mmjax.nn.attention import source_mask
 from mmjax.nn.linear import Linear
 from mmjax.nn.mlp import MLP, Activation
 from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.parameter import parameter, weight
+from mmjax.nn.short_attention import MASKED
 from mmjax.parallel import rules
+from mmjax.parallel.chips import SUBLANES
 from mmjax.types import Array, Key
+
+TILE_ROWS = 2 * SUBLANES
+"""Of bfloat16: two rows share a sublane."""
 
 
 class MapPool(Module):
@@ -23,16 +33,73 @@ class MapPool(Module):
     ):
         keys = jax.random.split(key, 4)
         self.probe = parameter(keys[0], "od", (1, width), initializers.xavier_uniform())
-        self.attention = Attention(keys[1], width, num_heads)
+        self.attention = ProbeAttention(keys[1], width, num_heads)
         self.norm = LayerNorm(keys[2], width, eps=norm_eps)
         self.mlp = MLP(keys[3], width, mlp_dim, activation)
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """x (b, t, d) -> (b, d); `mask` (b, t) is True for the positions that may be seen."""
-        probe = weight(self.probe, x.dtype)
-        queries = jnp.broadcast_to(probe, (x.shape[0], *probe.shape), out_sharding=rules.spec("btd"))
-        y = self.attention(queries, source=x, mask=None if mask is None else source_mask(mask))
-        return (y + self.mlp(self.norm(y)))[:, 0]
+        y = self.attention(weight(self.probe, x.dtype)[0], x, mask)
+        return y + self.mlp(self.norm(y))
+
+
+class ProbeAttention(Module):
+    """Multi-head attention of one query, the same for all examples, to all positions.
+
+    Neither keys nor values are made of the positions. With K_n and V_n the matrices of a head and q_n its query, the
+    score q_n . (K_n^T x) is (K_n q_n) . x, and what is read, V_n^T x summed with the shares, is V_n^T of the sum of x.
+    That is a product with a vector a head, where keys and values are two with a matrix. The bias of the keys adds the
+    same to the scores of all positions: no result depends on it, and its gradient is zero.
+    """
+
+    def __init__(self, key: Key, width: int, num_heads: int):
+        keys = jax.random.split(key, 4)
+        heads = num_heads, width // num_heads
+        self.query, self.key, self.value = (Linear(keys[place], "dnh", (width, *heads)) for place in range(3))
+        self.out = Linear(keys[3], "nhd", (*heads, width), num_inputs=2)
+
+    def __call__(self, query: Array, x: Array, mask: Array | None = None) -> Array:
+        """query (d,), x (b, t, d) -> (b, d); `mask` (b, t) is True for the positions that may be seen."""
+        assert self.value.bias is not None
+        seen = None if mask is None else source_mask(mask)
+        read = self._read(self._directions(query), x, seen)
+        values = jnp.einsum("bnd,dnh->bnh", read, weight(self.value.kernel, x.dtype), out_sharding=rules.spec("bnh"))
+        return self.out(values + weight(self.value.bias, x.dtype))
+
+    def _directions(self, query: Array) -> Array:
+        """K_n q_n / sqrt(h) of each head, float32 (n, d): what positions are multiplied with.
+
+        For products of matrices, which a TPU has a unit for, row n holds the queries of all heads, then those of the
+        others are zeros.
+        """
+        num_heads, head_dim = self.query.kernel.shape[-2:]
+        to_queries, to_keys = (side.matrix(query.dtype) for side in (self.query, self.key))
+        bias, own = self.query.flat_bias(query.dtype), np.repeat(np.eye(num_heads, dtype=bool), head_dim, axis=1)
+        assert bias is not None
+        rows = jnp.broadcast_to(query, (num_heads, len(query)))
+        queries = jnp.where(own, jnp.einsum("ri,io->ro", rows, to_queries, out_sharding=rules.spec("on")) + bias, 0)
+        product = functools.partial(jnp.einsum, "ro,io->ri", preferred_element_type=jnp.float32)
+        return product(queries, to_keys, out_sharding=rules.spec("od")) / math.sqrt(head_dim)
+
+    def _read(self, directions: Array, x: Array, mask: Array | None) -> Array:
+        """The sum of x with the shares of each head -> (b, n, d)."""
+        if short_attention.fits(x, x, mask, 1, x.shape[-1], letter="d"):
+            return _read_in_kernel(directions, x, mask)
+        scores = jnp.einsum("btd,nd->bnt", x, directions.astype(x.dtype), out_sharding=rules.spec("bot"))
+        scores = scores.astype(jnp.float32)
+        scores = scores if mask is None else jnp.where(mask[:, 0], scores, MASKED)
+        shares = jax.nn.softmax(scores).astype(x.dtype)
+        return jnp.einsum("bnt,btd->bnd", shares, x, out_sharding=rules.spec("bod"))
+
+
+def _read_in_kernel(directions: Array, x: Array, mask: Array | None) -> Array:
+    """With the heads as the queries of one head as wide as x, whose keys and values are x itself."""
+    num_heads, width = directions.shape
+    # The kernel divides by the root of the width.
+    scaled = (directions * math.sqrt(width)).astype(x.dtype)
+    rows = jnp.pad(scaled, ((0, -num_heads % TILE_ROWS), (0, 0)))
+    queries = jnp.broadcast_to(rows, (len(x), *rows.shape), out_sharding=rules.spec("btd"))
+    return short_attention.attend((queries, x), (), mask, width, letter="d")[:, :num_heads]
 
 
 class ConcatPool(Module):
@@ -48,10 +115,13 @@ class ConcatPool(Module):
         return self.projection(x)
 
 
-def take_position(x: Array, position: Array) -> Array:
-    """x (b, t, d) at `position` int (b,) -> (b, d), as a masked sum: exact, and local to the device of each row."""
-    chosen = jnp.arange(x.shape[1]) == position[:, None]
-    return jnp.sum(jnp.where(chosen[:, :, None], x, 0), axis=1)
+def take_position(x: Array, position: Array | int) -> Array:
+    """x (b, t, d) at `position`, one for all or int (b,) -> (b, d), as a masked sum: exact, and local to each device.
+
+    For a slice of one position XLA on TPU turns all of x around.
+    """
+    chosen = jnp.arange(x.shape[1]) == jnp.asarray(position)[..., None]
+    return jnp.sum(jnp.where(chosen[..., None], x, 0), axis=1)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

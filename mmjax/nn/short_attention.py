@@ -12,9 +12,10 @@ turned, once for all heads of a register, and not the scores of each.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +36,17 @@ BY_ROWS, TURNED, PLAIN = (1, 1), (0, 0), (1, 0)
 """Which axes of two matrices a product sums over."""
 
 
-def fits(x: Array, source: Array, mask: Array | None, num_heads: int, head_dim: int) -> bool:
+def fits(
+    x: Array, source: Array, mask: Array | None, num_heads: int, head_dim: int, *, letter: Literal["n", "d"] = "n"
+) -> bool:
     """Whether the kernel takes heads of queries from x (b, t, d) and of keys from source (b, s, d), and the mask.
 
-    It does in bfloat16 on TPU, where the heads of a device fill whole registers.
+    It does in bfloat16 on TPU, where the heads of a device fill whole registers. `letter` as in `attend`.
     """
     if not rules.runs_on_tpu() or x.dtype != jnp.bfloat16 or x.ndim != 3:
         return False
-    num_queries, num_keys, width = x.shape[1], source.shape[1], num_heads * head_dim // rules.num_tensor_parts()
+    num_parts = rules.num_tensor_parts() if letter == "n" else 1
+    num_queries, num_keys, width = x.shape[1], source.shape[1], num_heads * head_dim // num_parts
     fills = width % math.lcm(head_dim, LANES) == 0 and head_dim % SUBLANES == 0
     needed = _fast_bytes(num_queries, num_keys, width)
     # A register of fewer queries is mostly empty, as of a probe that reads a whole sequence.
@@ -68,19 +72,22 @@ def attend(
     mask: Array | None,
     head_dim: int,
     *,
+    letter: Literal["n", "d"] = "n",
     interpret: bool = False,
 ) -> Array:
     """softmax(q k^T / sqrt(h)) v -> (b, t, w), heads side by side, the softmax in float32.
 
     `sides` are queries (b, t, w), keys and values (b, s, w), in that order; those that come of one product are one
-    array, side by side on each device (`linear.joined`): (b, t, 3 w), or (b, t, w) and (b, s, 2 w). `biases` (3 w,), or
-    (w,) and (2 w,), are in them already, as constants: their gradients, which sum those of the sides over examples and
-    positions, are computed in the kernel, where these are at hand. `mask` is bool (b or 1, 1, t or 1, s), True where
-    the query sees the key. `interpret` runs it on CPU, for tests.
+    array, side by side on each device (`linear.joined`): (b, t, 3 w), or (b, t, w) and (b, s, 2 w). Keys that are
+    values too are given once: (b, t, w) and (b, s, w). `biases`, none or (3 w,), or (w,) and (2 w,), are in them
+    already, as constants: their gradients, which sum those of the sides over examples and positions, are computed in
+    the kernel, where these are at hand. `mask` is bool (b or 1, 1, t or 1, s), True where the query sees the key.
+    `letter` names w: heads "n" are split over the tensor axis, "d" is whole on each device. `interpret` runs it on CPU,
+    for tests.
     """
     masks = () if mask is None else (mask[:, 0].astype(jnp.float32),)
     local = functools.partial(_attend, head_dim, interpret)
-    spec, bias_spec = rules.spec("btn"), rules.spec("n")
+    spec, bias_spec = rules.spec("bt" + letter), rules.spec(letter)
     if spec is None:
         return local(tuple(sides), tuple(biases), masks)
     mask_specs = tuple(rules.spec("bts" if len(mask) > 1 else "ots") for mask in masks)
@@ -110,7 +117,7 @@ def _attend_backward(head_dim: int, interpret: bool, kept: tuple[Any, ...], cota
     sides, biases, masks = kept
     kernel = functools.partial(_backward_kernel, head_dim, len(sides), bool(masks))
     by_sides = [jax.ShapeDtypeStruct(side.shape, side.dtype) for side in sides]
-    sums = [jax.ShapeDtypeStruct((len(side), 1, side.shape[-1]), jnp.float32) for side in sides]
+    sums = [jax.ShapeDtypeStruct((len(sides[0]), 1, len(bias)), jnp.float32) for bias in biases]
     found = _call(kernel, head_dim, 5, sides, (cotangent, *masks), [*by_sides, *sums], interpret)
     by_biases = [jnp.sum(part, axis=(0, 1)) for part in found[len(sides) :]]
     by_biases = [part.astype(bias.dtype) for part, bias in zip(by_biases, biases, strict=True)]
@@ -121,8 +128,8 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _width(sides: Sequence[Any]) -> int:
-    """Of all heads side by side: queries, keys and values together are three times that."""
-    return sum(side.shape[-1] for side in sides) // 3
+    """Of all heads side by side: that of the queries, where they are an array of their own."""
+    return sides[0].shape[-1] // (3 if len(sides) == 1 else 1)
 
 
 def _call(
@@ -174,7 +181,7 @@ def _block(x: Any) -> pl.BlockSpec:
 def _forward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) -> None:
     """What each query reads, chunk by chunk of heads."""
     out_ref = refs[-1]
-    side_refs = _apart(refs[:num_sides], out_ref.shape[-1])
+    side_refs = _three(_apart(refs[:num_sides], out_ref.shape[-1]))
     seen = _seen(refs[num_sides]) if has_mask else None
     for chunk in _chunks(out_ref, head_dim):
         queries, keys, values = (ref[0, :, chunk] for ref in side_refs)
@@ -186,18 +193,18 @@ def _forward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) -
 
 
 def _backward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) -> None:
-    """The derivatives by queries, keys and values, and their sums over positions.
+    """The derivatives by queries, keys and values, and, where sides have biases, their sums over positions.
 
     With p the shares: ds = p (dp - sum of p dp over the keys).
     """
-    cotangent_ref, results = refs[num_sides], refs[-2 * num_sides :]
+    cotangent_ref, results = refs[num_sides], refs[num_sides + 1 + has_mask :]
     width = cotangent_ref.shape[-1]
     side_refs, by_side_refs, sum_refs = (
         _apart(part, width) for part in (refs[:num_sides], results[:num_sides], results[num_sides:])
     )
     seen = _seen(refs[num_sides + 1]) if has_mask else None
     for chunk in _chunks(cotangent_ref, head_dim):
-        queries, keys, values = (ref[0, :, chunk] for ref in side_refs)
+        queries, keys, values = (ref[0, :, chunk] for ref in _three(side_refs))
         cotangent = cotangent_ref[0, :, chunk]
         by_sides: tuple[list[Array], ...] = ([], [], [])
         turned_queries, turned_keys, turned_cotangent = queries.T, keys.T, cotangent.T
@@ -210,15 +217,24 @@ def _backward_kernel(head_dim: int, num_sides: int, has_mask: bool, *refs: Any) 
             by_sides[0].append(_product(turned_keys[own], by_scores, PLAIN))
             by_sides[1].append(_product(turned_queries[own], by_scores, BY_ROWS))
             by_sides[2].append(_product(turned_cotangent[own], shares.astype(values.dtype), BY_ROWS))
-        for parts, by_side_ref, sum_ref in zip(by_sides, by_side_refs, sum_refs, strict=True):
-            by_side = jnp.concatenate(parts).astype(by_side_ref.dtype).T
+        joined = [jnp.concatenate(parts) for parts in by_sides]
+        if len(by_side_refs) == 2:
+            joined = [joined[0], joined[1] + joined[2]]
+        for part, by_side_ref, sum_ref in itertools.zip_longest(joined, by_side_refs, sum_refs):
+            by_side = part.astype(by_side_ref.dtype).T
             by_side_ref[0, :, chunk] = by_side
-            sum_ref[0, :, chunk] = jnp.sum(by_side.astype(jnp.float32), axis=0, keepdims=True)
+            if sum_ref is not None:
+                sum_ref[0, :, chunk] = jnp.sum(by_side.astype(jnp.float32), axis=0, keepdims=True)
 
 
 def _apart(refs: Sequence[Any], width: int) -> list[Any]:
     """Of queries, keys and values, which may lie side by side."""
     return [ref.at[:, :, start : start + width] for ref in refs for start in range(0, ref.shape[-1], width)]
+
+
+def _three(side_refs: Sequence[Any]) -> Sequence[Any]:
+    """Queries, keys and values, where values may be the keys."""
+    return (*side_refs, side_refs[-1])[:3]
 
 
 def _chunks(ref: Any, head_dim: int) -> list[slice]:

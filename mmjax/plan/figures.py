@@ -95,9 +95,12 @@ def _layers(config: ViTConfig | TextConfig, length: int) -> int:
 
 
 def _map_pool(config: ViTConfig | TextConfig, length: int) -> int:
-    """One query: keys and values of all positions, and a feed-forward layer."""
+    """One query: scores of each head and what it reads, values, output, and a feed-forward layer.
+
+    What the heads look for is the same for a whole batch, and left out.
+    """
     width, inner = config.width, config.mlp_dim
-    return 2 * (2 * width**2 + 2 * length * width**2 + 2 * width * inner) + 4 * length * width
+    return 4 * length * width * config.num_heads + 2 * (2 * width**2 + 2 * width * inner)
 
 
 def _pool(config: ViTConfig | TextConfig, length: int) -> int:

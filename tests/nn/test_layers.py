@@ -14,7 +14,7 @@ from mmjax.nn.convolution import ConvUnit, convolve, max_pool
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
 from mmjax.nn.parameter import num_parameters
-from mmjax.nn.pooling import ConcatPool, MapPool, masked_mean, take_position
+from mmjax.nn.pooling import ConcatPool, MapPool, ProbeAttention, masked_mean, take_position
 from mmjax.nn.stem import ConvStage, ConvStem, patches_of
 from tests.tolerances import LAYER, above, relative_errors
 
@@ -86,14 +86,23 @@ def test_activations():
         assert np.allclose(ACTIVATIONS[name](x.astype(np.float32)), values, atol=LAYER), name
 
 
-def test_gelu_has_the_slope_of_its_formula_and_computes_in_float32():
-    x = np.linspace(-4, 4, 33)
+def slope_of_gelu(x):
     density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    expected = np.asarray([(1 + math.erf(value / math.sqrt(2))) / 2 for value in x]) + x * density
-    slope = jax.vmap(jax.grad(ACTIVATIONS["gelu"]))
-    assert np.allclose(slope(x.astype(np.float32)), expected, atol=LAYER)
+    return np.asarray([(1 + math.erf(value / math.sqrt(2))) / 2 for value in x]) + x * density
+
+
+def slope_of_gelu_tanh(x):
+    with jax.enable_x64():
+        return np.asarray(jax.vmap(jax.grad(jax.nn.gelu))(x))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("gelu", slope_of_gelu), ("gelu_tanh", slope_of_gelu_tanh)])
+def test_gelu_has_the_slope_of_its_formula_and_computes_in_float32(name, expected):
+    x = np.linspace(-4, 4, 33)
+    slope = jax.vmap(jax.grad(ACTIVATIONS[name]))
+    assert np.allclose(slope(x.astype(np.float32)), expected(x), atol=LAYER)
     coarse = x.astype(jnp.bfloat16)
-    for function in (ACTIVATIONS["gelu"], slope):
+    for function in (ACTIVATIONS[name], slope):
         assert np.array_equal(function(coarse), function(coarse.astype(np.float32)).astype(jnp.bfloat16))
 
 
@@ -111,11 +120,31 @@ def test_take_position_ignores_the_others():
     x = random(2, 3, 4)
     x[0, 0] = np.nan
     assert np.array_equal(take_position(x, jnp.asarray([2, 0])), x[[0, 1], [2, 0]])
+    assert np.array_equal(take_position(x, 2), x[:, 2])
 
 
 def test_masked_mean():
     x, mask = random(2, 3, 4), np.asarray([[True, False, True], [False] * 3])
     assert np.allclose(masked_mean(x, mask), np.stack([x[0, [0, 2]].mean(0), np.zeros(4)]), atol=LAYER)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_probe_reads_what_keys_and_values_of_all_positions_give(masked):
+    """Its formula as it is written, in float64."""
+    attention, query, x = ProbeAttention(jax.random.key(0), 12, 3), random(12), random(2, 5, 12)
+    mask = np.asarray([[True, False, True, True, False], [True] * 5]) if masked else None
+    params = jax.tree.map(lambda leaf: random(*leaf.shape), nnx.to_pure_dict(nnx.state(attention)))
+    nnx.update(attention, params)
+    wide = jax.tree.map(np.float64, params)
+    queries = np.einsum("d,dnh->nh", np.float64(query), wide["query"]["kernel"]) + wide["query"]["bias"]
+    keys, values = (
+        np.einsum("btd,dnh->btnh", x, wide[side]["kernel"]) + wide[side]["bias"] for side in ("key", "value")
+    )
+    scores = np.einsum("nh,btnh->bnt", queries, keys) / math.sqrt(4)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * (1 if mask is None else mask[:, None])
+    read = np.einsum("bnt,btnh->bnh", weights / weights.sum(axis=-1, keepdims=True), values)
+    expected = np.einsum("bnh,nhd->bd", read, wide["out"]["kernel"]) + wide["out"]["bias"]
+    assert np.allclose(jax.jit(attention)(query, x, mask), expected, rtol=LAYER, atol=10 * LAYER)
 
 
 def test_map_pool_does_not_see_what_is_masked():

@@ -110,6 +110,31 @@ def test_sides_side_by_side_give_the_same(mask: str, num_queries: int, num_keys:
     jax.tree.map(np.testing.assert_array_equal, together, apart)
 
 
+@pytest.mark.parametrize("mask", ["none", "keys"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
+def test_keys_that_are_values_are_given_once(mask: str, sizes: tuple[int, int, int]) -> None:
+    """One head over the whole width, which is not split; its gradient is that of keys and of values."""
+    queries, keys = (jnp.asarray(RNG.normal(size=(NUM_ROWS, length, 128)), jnp.float32) for length in (16, 14))
+    seen = MASKS[mask](16, 14)
+    cotangent = jnp.asarray(RNG.normal(size=queries.shape), jnp.float32)
+    zeros = Sides(*[jnp.zeros((1, 128))] * 3)
+    read, (by_sides, _) = expected(
+        Sides(*(side[:, :, None] for side in (queries, keys, keys))), zeros, seen, cotangent[:, :, None]
+    )
+    correct = read[:, :, 0], by_sides.queries[:, :, 0], (by_sides.keys + by_sides.values)[:, :, 0]
+
+    def attend(queries: jax.Array, keys: jax.Array) -> jax.Array:
+        placed = None if seen is None else jax.device_put(seen, short_attention.rules.spec("boos"))
+        return short_attention.attend((queries, keys), (), placed, 128, letter="d", interpret=True)
+
+    with jax.set_mesh(make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])):
+        rows = short_attention.rules.spec("btd")
+        queries, keys, cotangent = (jax.device_put(side, rows) for side in (queries, keys, cotangent))
+        found, pull = jax.vjp(attend, queries, keys)
+        for ours, theirs in zip((found, *pull(cotangent)), correct, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=LAYER, atol=10 * LAYER)
+
+
 def test_a_query_that_sees_nothing_reads_the_mean() -> None:
     given, nothing = sides(8, 8, 64), Sides(*[jnp.zeros((NUM_HEADS, 64))] * 3)
     read = by_kernel(given, nothing, jnp.zeros((1, 1, 1, 8), bool))
