@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from mmjax.nn.module import Module
@@ -57,10 +58,15 @@ class Linear(Module):
 
     def matrix(self, dtype: DTypeLike) -> Array:
         """The weights as a matrix (inputs, outputs), ready for use."""
-        axes = self.dims[0] + self.dims[self.num_inputs]
-        kernel = weight(self.kernel, dtype)
+        return rules.gather(self.stored_matrix(dtype), self.dims[0] + self.dims[self.num_inputs])
+
+    def stored_matrix(self, dtype: DTypeLike) -> Array:
+        """The weights as a matrix (inputs, outputs), of which each device has what it stores."""
+        kernel = self.kernel[...].astype(dtype)
         num_inputs = math.prod(kernel.shape[: self.num_inputs])
-        return jnp.reshape(kernel, (num_inputs, -1), out_sharding=rules.spec(axes))
+        split = rules.spec_of(kernel)
+        kept = None if split is None else PartitionSpec(split[0], split[self.num_inputs])
+        return jnp.reshape(kernel, (num_inputs, -1), out_sharding=kept)
 
     def flat_bias(self, dtype: DTypeLike) -> Array | None:
         """The bias (outputs,), ready for use, where there is one."""
@@ -76,14 +82,15 @@ def joined(linears: Sequence[Linear], x: Array) -> tuple[Array, Array]:
     biases are added as constants: whoever asks for their gradients computes them from the second result.
     """
     axes = Axes("bt", "d", "n")
-    matrices = [linear.matrix(x.dtype) for linear in linears]
+    matrices = [rules.split_over_tensor(linear.stored_matrix(x.dtype), "dn") for linear in linears]
     biases = [bias for linear in linears if (bias := linear.flat_bias(x.dtype)) is not None]
     assert len(biases) == len(linears)
-    matrix, bias = _side_by_side(matrices, "dn"), _side_by_side(biases, "n")
+    # Joined before they are fetched: one fetch in place of several, and each device joins what it stores alone.
+    matrix, bias = rules.gather(_side_by_side(matrices), "dn"), _side_by_side(biases)
     return _affine(axes, x, matrix, jax.lax.stop_gradient(bias), _name(matrices[0])), bias
 
 
-def _side_by_side(arrays: Sequence[Array], dims: str) -> Array:
+def _side_by_side(arrays: Sequence[Array]) -> Array:
     """Joined along the last axis by each device for what it holds: nothing moves between devices."""
 
     def join(*parts: Array) -> Array:
@@ -91,7 +98,7 @@ def _side_by_side(arrays: Sequence[Array], dims: str) -> Array:
 
     if len(arrays) == 1:
         return arrays[0]
-    spec: Any = rules.spec(dims)
+    spec: Any = rules.spec_of(arrays[0])
     return join(*arrays) if spec is None else jax.shard_map(join, in_specs=spec, out_specs=spec)(*arrays)
 
 

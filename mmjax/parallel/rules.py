@@ -49,8 +49,9 @@ def spec(dims: str) -> PartitionSpec | None:
 def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
     """The spec under which a parameter of `shape` is stored and updated.
 
-    A width that `fsdp` does not divide is stored whole: that costs memory and is never wrong. What `tensor` does not
-    divide would change the computation, and is refused.
+    A width that `fsdp` does not divide is stored whole: that costs memory and is never wrong. So is a vector of that
+    width, which takes less memory than fetching it takes time. What `tensor` does not divide would change the
+    computation, and is refused.
 
     Raises:
         UserError: a dimension does not divide by the `tensor` axis.
@@ -60,7 +61,8 @@ def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> 
         axis = STORAGE_RULES.get(letter)
         if axis == TENSOR_AXIS and size % mesh.shape[TENSOR_AXIS]:
             raise UserError(tensor_error(letter, size, mesh.shape[TENSOR_AXIS]))
-        entries.append(None if axis == "fsdp" and size % mesh.shape["fsdp"] else axis)
+        is_whole = size % mesh.shape["fsdp"] != 0 or dims.removeprefix("l") == letter
+        entries.append(None if axis == "fsdp" and is_whole else axis)
     return PartitionSpec(*entries)
 
 
@@ -75,6 +77,14 @@ def gather(value: jax.Array, dims: str) -> jax.Array:
     """A stored parameter as the computation wants it: whole over `fsdp`, still split over `tensor`."""
     compute_spec = spec(dims)
     return value if compute_spec is None else reshard(value, compute_spec)
+
+
+def split_over_tensor(value: jax.Array, dims: str) -> jax.Array:
+    """A stored parameter split over `tensor` as the computation wants it, and over `fsdp` as it is."""
+    wanted, kept = spec(dims), spec_of(value)
+    if wanted is None or kept is None:
+        return value
+    return reshard(value, PartitionSpec(*(new or old for new, old in zip(wanted, kept, strict=True))))
 
 
 def without_devices(mesh: AnyMesh) -> AbstractMesh:
@@ -154,6 +164,11 @@ def over_rows(tree: Any, axes: tuple[str, ...]) -> Any:
 def batch_divisor(mesh: AnyMesh | None) -> int:
     """How many ways the batch is split: its size must be a multiple of this."""
     return math.prod(axis_sizes(mesh, BATCH_AXES))
+
+
+def spec_of(x: jax.Array) -> PartitionSpec | None:
+    """How x is split; None where no mesh is set."""
+    return None if current_mesh() is None else jax.typeof(x).sharding.spec
 
 
 def _refuse_collision(dims: str) -> None:

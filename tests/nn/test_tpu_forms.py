@@ -14,6 +14,7 @@ from mmjax.models.vit import ViTConfig
 from mmjax.nn import short_attention
 from mmjax.nn.attention import Attention, source_mask
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.pooling import MapPool
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from tests.tolerances import BFLOAT16, LAYER, above, relative_errors
@@ -82,12 +83,12 @@ def with_kernel(monkeypatch):
     """Attention takes the kernel, interpreted; gives the calls that it got."""
     attend, calls = short_attention.attend, []
 
-    def interpreted(*args):
+    def interpreted(*args, **options):
         calls.append(args)
-        return attend(*args, interpret=True)
+        return attend(*args, **options, interpret=True)
 
     def start():
-        monkeypatch.setattr(short_attention, "fits", lambda *args: True)
+        monkeypatch.setattr(short_attention, "fits", lambda *args, **options: True)
         monkeypatch.setattr(short_attention, "attend", interpreted)
         return calls
 
@@ -101,6 +102,15 @@ def attention_and_gradients(attention, *inputs):
         return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, source, mask)))
 
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(nnx.to_pure_dict(state), *inputs)
+
+
+def is_parameter(leaf):
+    return isinstance(leaf, nnx.Variable)
+
+
+def as_stored(param, mesh):
+    place = rules.storage_spec(param.get_metadata("dims"), param.shape, mesh)
+    return param.replace(jax.device_put(param[...], jax.NamedSharding(mesh, place)))
 
 
 def attention_of(num_heads):
@@ -130,17 +140,42 @@ def test_a_layer_with_the_kernel_is_the_same(masked, crossed, with_kernel):
     assert [len(sides) for sides, *_ in calls] == [2 if crossed else 1]
 
 
-def test_it_is_with_heads_split_over_devices_too(with_kernel):
-    """What is joined on each device is taken apart there."""
+@pytest.mark.parametrize("stored", [False, True])
+def test_it_is_with_heads_split_over_devices_too(stored, with_kernel):
+    """What is joined on each device is taken apart there, be the parameters whole or as they are stored."""
     x = jnp.asarray(RNG.normal(size=(4, 8, 128)), jnp.float32)
     attention = attention_of(4)
     plain = attention_and_gradients(attention, x, None, None)
     with_kernel()
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
+        if stored:
+            stored_as = functools.partial(as_stored, mesh=mesh)
+            nnx.update(attention, jax.tree.map(stored_as, nnx.state(attention), is_leaf=is_parameter))
         spread = jax.device_put(x, rules.batch_sharding(mesh))
         found = jax.device_get(attention_and_gradients(attention, spread, None, None))
     assert unlike(found, plain) == {}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
+def test_a_probe_with_the_kernel_is_the_same(masked, sizes, with_kernel):
+    x = jnp.asarray(RNG.normal(size=(4, 8, 128)), jnp.float32)
+    mask = jnp.arange(8)[None] < jnp.asarray([[3], [8], [5], [1]]) if masked else None
+    graph, state = nnx.split(MapPool(jax.random.key(0), 128, 4, 8, activation="gelu"))
+
+    def pooled(params, x, mask):
+        return jnp.sum(jnp.sin(nnx.merge(graph, params)(x, mask)))
+
+    gradients = jax.value_and_grad(pooled, (0, 1))
+    plain = jax.jit(gradients)(nnx.to_pure_dict(state), x, mask)
+    calls = with_kernel()
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
+    with jax.set_mesh(mesh):
+        x, mask = (None if each is None else jax.device_put(each, rules.batch_sharding(mesh)) for each in (x, mask))
+        found = jax.device_get(jax.jit(gradients)(nnx.to_pure_dict(state), x, mask))
+    assert unlike(found, plain) == {}
+    assert [[side.shape[1] for side in sides] for sides, *_ in calls] == [[16, 8]]
 
 
 def test_the_kernel_is_for_what_it_can_do(on_tpu):

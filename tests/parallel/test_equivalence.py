@@ -120,23 +120,23 @@ def test_only_what_softmax_does_not_see_has_no_gradient():
 def test_every_parameter_is_stored_as_the_rules_say():
     specs = stored_specs(CONV, mesh_of((2, 2, 2)))
     block = {
-        "attention_norm": {"scale": P(None, "fsdp"), "bias": P(None, "fsdp")},
+        "attention_norm": {"scale": P(None, None), "bias": P(None, None)},
         "attention": {
             **{
                 name: {"kernel": P(None, "fsdp", "tensor", None), "bias": P(None, "tensor", None)}
                 for name in ("query", "key", "value")
             },
-            "out": {"kernel": P(None, "tensor", None, "fsdp"), "bias": P(None, "fsdp")},
+            "out": {"kernel": P(None, "tensor", None, "fsdp"), "bias": P(None, None)},
             "query_norm": {"scale": P(None, None), "bias": P(None, None)},
             "key_norm": {"scale": P(None, None), "bias": P(None, None)},
         },
-        "mlp_norm": {"scale": P(None, "fsdp"), "bias": P(None, "fsdp")},
+        "mlp_norm": {"scale": P(None, None), "bias": P(None, None)},
         "mlp": {
             "up": {"kernel": P(None, "fsdp", "tensor"), "bias": P(None, "tensor")},
-            "down": {"kernel": P(None, "tensor", "fsdp"), "bias": P(None, "fsdp")},
+            "down": {"kernel": P(None, "tensor", "fsdp"), "bias": P(None, None)},
         },
     }
-    norm = {"scale": P("fsdp"), "bias": P("fsdp")}
+    norm = {"scale": P(None), "bias": P(None)}
     assert specs["text"] == {
         "tokens": {"table": P("tensor", "fsdp")},
         "positions": P(None, "fsdp"),
@@ -148,7 +148,7 @@ def test_every_parameter_is_stored_as_the_rules_say():
     assert specs["image"]["blocks"] == block
     assert specs["image"]["stem"] == {
         "stages": {0: {"down": unit}, 1: {"down": unit}, 2: {"down": unit, "residual": {0: unit}}},
-        "projection": {"kernel": P(None, "fsdp"), "bias": P("fsdp")},
+        "projection": {"kernel": P(None, "fsdp"), "bias": P(None)},
     }
     assert specs["image"]["pool"]["probe"] == P(None, "fsdp")
     assert specs["image"]["positions"] == P(None, "fsdp")

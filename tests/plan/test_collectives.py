@@ -61,8 +61,8 @@ def test_data_parallel_sums_the_gradients_of_all_parameters():
 
 
 def test_fully_sharded_fetches_what_is_split_and_sums_gradients():
-    """Both matrices and the bias of width d are split over fsdp; the other bias is whole."""
-    fetched = 4 * (2 * MATRIX + DOWN_BIAS)
+    """Both matrices are split over fsdp; vectors are whole."""
+    fetched = 4 * 2 * MATRIX
     assert sorted(found((1, 8, 1))) == [
         ("all-gather", ("fsdp",), fetched, fetched * 7 // 8),
         ("all-reduce", ("fsdp",), 4 * PARAMETERS, 2 * 4 * PARAMETERS * 7 // 8),
@@ -75,7 +75,7 @@ def test_tensor_parallel_sums_what_the_layer_gives():
 
 def test_all_three_together():
     half, rows = 4 * MATRIX // 2, 4 * ACTIVATIONS // 4
-    fetched = 2 * half + 4 * DOWN_BIAS
+    fetched = 2 * half
     summed_ = 2 * half + 4 * UP_BIAS // 2 + 4 * DOWN_BIAS
     assert sorted(found((2, 2, 2))) == [
         ("all-gather", ("fsdp",), fetched, fetched // 2),
