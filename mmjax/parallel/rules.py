@@ -50,7 +50,7 @@ def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> 
     """The spec under which a parameter of `shape` is stored and updated.
 
     A width that `fsdp` does not divide is stored whole: that costs memory and is never wrong. So is a vector of that
-    width, which takes less memory than fetching it takes time. What `tensor` does not divide would change the
+    width: fetching it would be a collective for a few kilobytes. What `tensor` does not divide would change the
     computation, and is refused.
 
     Raises:
