@@ -49,7 +49,7 @@ def fits(
     num_queries, num_keys, width = x.shape[1], source.shape[1], num_heads * head_dim // num_parts
     fills = width % math.lcm(head_dim, LANES) == 0 and head_dim % SUBLANES == 0
     needed = _fast_bytes(num_queries, num_keys, width)
-    # A register of fewer queries is mostly empty, as of a probe that reads a whole sequence.
+    # A register of fewer queries is mostly empty.
     sizes = num_queries >= SUBLANES and needed <= USABLE_SHARE * _fast_memory_bytes()
     return fills and sizes and (mask is None or mask.shape[1] == 1)
 

@@ -16,6 +16,8 @@ from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
 from mmjax.nn.parameter import num_parameters
 from mmjax.nn.pooling import ConcatPool, MapPool, ProbeAttention, masked_mean, take_position
 from mmjax.nn.stem import ConvStage, ConvStem, patches_of
+from mmjax.parallel import rules
+from mmjax.parallel.mesh import MeshConfig, make_mesh
 from tests.tolerances import LAYER, above, relative_errors
 
 
@@ -247,6 +249,19 @@ def test_concat_pool_gives_each_place_its_own_matrix():
     kernel = np.asarray(pool.projection.kernel[...], np.float64)
     expected = sum(np.asarray(x[:, place], np.float64) @ kernel[place] for place in range(3))
     assert np.allclose(pool(x), expected, atol=LAYER)
+
+
+def test_inputs_of_which_the_second_is_split_in_storage_are_read_in_their_order():
+    x, pool = jnp.asarray(random(4, 3, 8)), ConcatPool(jax.random.key(0), 3, 8)
+    expected = pool(x)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        place = rules.storage_spec("tde", (3, 8, 8), mesh)
+        assert place[1] == "fsdp"
+        stored = jax.device_put(pool.projection.kernel[...], jax.NamedSharding(mesh, place))
+        pool.projection.kernel = pool.projection.kernel.replace(stored)
+        spread = jax.device_put(x, rules.batch_sharding(mesh))
+        assert np.allclose(jax.jit(pool)(spread), expected, atol=LAYER)
 
 
 def test_norm_over_all_axes_is_group_norm_of_one_group():

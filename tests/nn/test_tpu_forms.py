@@ -188,9 +188,13 @@ def test_the_kernel_is_for_what_it_can_do(on_tpu):
         patch.setattr(rules, "device_kind", lambda mesh: kinds["kind"])
         assert fits()
         assert not short_attention.fits(x.astype(jnp.float32), x, None, 12, 64)
-        assert not short_attention.fits(x[:, :1], x, None, 12, 64), "a probe fills no register"
+        assert not short_attention.fits(x[:, :1], x, None, 12, 64), "one query fills no register"
         assert not short_attention.fits(x, x, None, 3, 64), "heads do not fill the registers"
         assert not short_attention.fits(x, x, jnp.ones((2, 12, 1, 200), bool), 12, 64), "a mask of each head"
+        with jax.set_mesh(make_mesh(MeshConfig(2, 2, 2))):
+            wide = short_attention.fits, x, x, None, 1, 128
+            assert not functools.partial(*wide)(), "half a head"
+            assert functools.partial(*wide, letter="d")(), "a head that is whole on each device"
         long = jnp.zeros((1, 4096, 768), jnp.bfloat16)
         assert not short_attention.fits(long, long, None, 12, 64), "scores fill the fast memory"
         kinds["kind"] = "TPU v4"

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from mmjax.nn.attention import Attention
+from mmjax.nn.linear import joined
 from mmjax.nn.mlp import MLP
 from mmjax.parallel import rules
 from mmjax.parallel.chips import Chip
@@ -30,6 +32,18 @@ PARAMETERS = 2 * MATRIX + UP_BIAS + DOWN_BIAS
 ACTIVATIONS = ROWS * LENGTH * WIDTH
 
 
+def abstract_inputs(build, params_spec, mesh):
+    """Parameters as they are stored, and x (b, t, d)."""
+    shapes = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(build(jax.random.key(0)))[1]))
+    params = jax.tree.map(
+        lambda leaf, how: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, how)),
+        shapes,
+        params_spec,
+    )
+    x = jax.ShapeDtypeStruct((ROWS, LENGTH, WIDTH), jnp.float32, sharding=rules.batch_sharding(mesh))
+    return params, x
+
+
 def found(sizes: tuple[int, int, int]) -> list[tuple[str, tuple[str, ...], int, int]]:
     """(operation, axes, bytes of the arrays, bytes a device sends) of a gradient step, in float32."""
     mesh = make_mesh(MeshConfig(*sizes))
@@ -39,13 +53,7 @@ def found(sizes: tuple[int, int, int]) -> list[tuple[str, tuple[str, ...], int, 
 
     with jax.set_mesh(mesh):
         spec = model_spec(build, mesh)
-        shapes = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(build(jax.random.key(0)))[1]))
-        params = jax.tree.map(
-            lambda leaf, how: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, how)),
-            shapes,
-            spec.params_spec,
-        )
-        x = jax.ShapeDtypeStruct((ROWS, LENGTH, WIDTH), jnp.float32, sharding=rules.batch_sharding(mesh))
+        params, x = abstract_inputs(build, spec.params_spec, mesh)
 
         def step(params, x):
             grads = jax.grad(lambda params: jnp.mean(jnp.square(nnx.merge(spec.graphdef, params)(x))))(params)
@@ -82,6 +90,26 @@ def test_all_three_together():
         ("all-reduce", ("data", "fsdp"), summed_, 2 * summed_ * 3 // 4),
         ("all-reduce", ("tensor",), rows, rows),
     ]
+
+
+def test_queries_keys_and_values_are_one_fetch():
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+
+    def build(key):
+        return Attention(key, WIDTH, 4)
+
+    with jax.set_mesh(mesh):
+        spec = model_spec(build, mesh)
+        params, x = abstract_inputs(build, spec.params_spec, mesh)
+
+        def three(params, x):
+            attention = nnx.merge(spec.graphdef, params)
+            return joined([attention.query, attention.key, attention.value], x)[0]
+
+        program = Program(jax.jit(three).lower(params, x).compile().as_text())
+    (fetch,) = [one for _, one, _ in program.communications]
+    assert kind_of(fetch) == "all-gather"
+    assert array_bytes(fetch) == 4 * 3 * WIDTH**2
 
 
 SHAPE = {"data": 2, "fsdp": 4, "tensor": 2}
