@@ -75,16 +75,16 @@ def layers(config: BlockConfig) -> tuple[dict[str, Layer], Any]:
         y: Array = nnx.merge(graph, params)(x)
         return y
 
-    return {"JAX": plain_layer(config.activation), "mmjax": ours}, nnx.to_pure_dict(params)
+    return {"JAX": plain_layer(config), "mmjax": ours}, nnx.to_pure_dict(params)
 
 
-def plain_layer(activation: Activation) -> Layer:
+def plain_layer(config: BlockConfig) -> Layer:
     """`Block` with its norms first, and nothing said of what is kept for the gradient."""
 
     def layer(params: Any, x: Array) -> Array:
-        x = x + attention(params["attention"], norm(params["attention_norm"], x))
-        inner = affine("btd,df->btf", params["mlp"]["up"], norm(params["mlp_norm"], x))
-        return x + affine("btf,fd->btd", params["mlp"]["down"], PLAIN[activation](inner))
+        x = x + attention(params["attention"], config.num_heads, norm(params["attention_norm"], x))
+        inner = affine(params["mlp"]["up"], norm(params["mlp_norm"], x))
+        return x + affine(params["mlp"]["down"], PLAIN[config.activation](inner))
 
     return layer
 
@@ -96,15 +96,16 @@ def norm(params: Any, x: Array) -> Array:
     return (centred * inverse * params["scale"] + params["bias"]).astype(x.dtype)
 
 
-def attention(params: Any, x: Array) -> Array:
-    queries, keys, values = (affine("btd,dnh->btnh", params[name], x) for name in ("query", "key", "value"))
+def attention(params: Any, num_heads: int, x: Array) -> Array:
+    projected = (affine(params[name], x) for name in ("query", "key", "value"))
+    queries, keys, values = (side.reshape(*x.shape[:2], num_heads, -1) for side in projected)
     scores = jnp.einsum("btnh,bsnh->bnts", queries, keys).astype(jnp.float32) / queries.shape[-1] ** 0.5
     shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    return affine("btnh,nhd->btd", params["out"], jnp.einsum("bnts,bsnh->btnh", shares, values))
+    return affine(params["out"], jnp.einsum("bnts,bsnh->btnh", shares, values).reshape(*x.shape[:2], -1))
 
 
-def affine(formula: str, params: Any, x: Array) -> Array:
-    return jnp.einsum(formula, x, params["kernel"].astype(x.dtype)) + params["bias"].astype(x.dtype)
+def affine(params: Any, x: Array) -> Array:
+    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
 
 
 def costs(layer: Layer, params: Any, dtype: str, options: argparse.Namespace) -> tuple[int, int]:

@@ -8,8 +8,8 @@ Dimensions have the same letter in einsum strings, in parameter declarations and
     p  image patches             k  key-value heads         i  image row of a similarity matrix
     e  shared embedding width    h  head dimension          j  text column of a similarity matrix
 
-A letter outside the glossary is a dimension of one layer alone, never sharded: `c` channels of pixels or patches,
-`y` and `x` image rows and columns, `o` a group of one.
+Parameters have heads side by side along `n`. A letter outside the glossary is a dimension of one layer alone, never
+sharded: `c` channels of pixels or patches, `y` and `x` image rows and columns, `o` a group of one.
 """
 
 from collections.abc import Mapping

@@ -6,6 +6,7 @@ averages its patches where it has no class token and no probe, and a text tower 
 token where it has no probe.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 
 from mmjax.errors import UserError
 from mmjax.interop.formats import Files, Format, Spec
-from mmjax.interop.layouts import SAME, Layout, Shape, expect, flattened_patches, reshaped, table
+from mmjax.interop.layouts import SAME, Layout, Shape, expect, flattened_patches, reshaped, table, with_heads
 from mmjax.interop.layouts import Arrays as Several
 from mmjax.interop.mapping import Ignored, Row, Table, placed
 from mmjax.interop.npz import Arrays
@@ -182,25 +183,32 @@ def _projection_rows(ours: str, theirs: str, projection: Projection) -> Table:
     return {"none": (), "linear": _linear(ours, theirs)[:1], "biased": _linear(ours, theirs)}[projection]
 
 
-def _linear(ours: str, theirs: str) -> Table:
-    """Both sides multiply from the right, and give queries, keys and values an axis of heads."""
-    return tuple(Row(f"{ours}/{leaf}", f"{theirs}/{leaf}", SAME) for leaf in ("kernel", "bias"))
+def _linear(ours: str, theirs: str, kernel: Layout = SAME, bias: Layout = SAME) -> Table:
+    """Both sides multiply from the right."""
+    return Row(f"{ours}/kernel", f"{theirs}/kernel", kernel), Row(f"{ours}/bias", f"{theirs}/bias", bias)
 
 
 def _norm(ours: str, theirs: str) -> Table:
     return tuple(Row(f"{ours}/{leaf}", f"{theirs}/{leaf}", SAME) for leaf in ("scale", "bias"))
 
 
-ATTENTION: Table = tuple(
-    row
-    for name in ("query", "key", "value", "out")
-    for row in _linear(f"attention/{name}", f"MultiHeadDotProductAttention_0/{name}")
-)
 MLP: Table = (*_linear("mlp/up", "MlpBlock_0/Dense_0"), *_linear("mlp/down", "MlpBlock_0/Dense_1"))
-LAYER: Table = (*_norm("attention_norm", "LayerNorm_0"), *ATTENTION, *_norm("mlp_norm", "LayerNorm_1"), *MLP)
-MAP_HEAD: Table = placed(
-    (Row("probe", "probe", reshaped(1)), *ATTENTION, *_norm("norm", "LayerNorm_0"), *MLP), "pool/", "MAPHead_0/"
-)
+
+
+def _attention(num_heads: int) -> Table:
+    ours, theirs, heads = "attention", "MultiHeadDotProductAttention_0", with_heads(num_heads)
+    inward = (_linear(f"{ours}/{name}", f"{theirs}/{name}", heads, heads) for name in ("query", "key", "value"))
+    return (*itertools.chain(*inward), *_linear(f"{ours}/out", f"{theirs}/out", with_heads(num_heads, num_behind=1)))
+
+
+def _layer(num_heads: int) -> Table:
+    attention = _attention(num_heads)
+    return (*_norm("attention_norm", "LayerNorm_0"), *attention, *_norm("mlp_norm", "LayerNorm_1"), *MLP)
+
+
+def _map_head(num_heads: int) -> Table:
+    probe = Row("probe", "probe", reshaped(1))
+    return placed((probe, *_attention(num_heads), *_norm("norm", "LayerNorm_0"), *MLP), "pool/", "MAPHead_0/")
 
 
 def _image_rows(arrays: Arrays, prefix: str, image: ViTConfig) -> Table:
@@ -209,9 +217,9 @@ def _image_rows(arrays: Arrays, prefix: str, image: ViTConfig) -> Table:
         Row("stem/projection/bias", "embedding/bias", SAME),
         *((Row("class_token", "cls", reshaped(1, 1)),) if image.pool == "cls" else ()),
         *_position_rows(arrays, prefix, image),
-        *placed(LAYER, "blocks/", _stack(arrays, f"{prefix}Transformer/").names.removeprefix(prefix)),
+        *placed(_layer(image.num_heads), "blocks/", _stack(arrays, f"{prefix}Transformer/").names.removeprefix(prefix)),
         *_norm("final_norm", "Transformer/encoder_norm"),
-        *(MAP_HEAD if image.pool == "map" else ()),
+        *(_map_head(image.num_heads) if image.pool == "map" else ()),
     )
 
 
@@ -236,7 +244,7 @@ def _text_rows(arrays: Arrays, text: TextConfig) -> Table:
     return (
         Row("tokens/table", "Embed_0/embedding", table(text.vocab_size)),
         Row("positions", "pos_embedding", reshaped(1)),
-        *placed(LAYER, "blocks/", _stack(arrays, f"{TEXT}Encoder_0/").names.removeprefix(TEXT)),
+        *placed(_layer(text.num_heads), "blocks/", _stack(arrays, f"{TEXT}Encoder_0/").names.removeprefix(TEXT)),
         *_norm("final_norm", "Encoder_0/encoder_norm"),
-        *(MAP_HEAD if text.pool == "map" else ()),
+        *(_map_head(text.num_heads) if text.pool == "map" else ()),
     )

@@ -24,21 +24,6 @@ class Layout(NamedTuple):
     to_ours: Callable[[np.ndarray, tuple[Shape, ...]], Arrays]
 
 
-def linear(num_inputs: int = 1) -> Layout:
-    """Ours (inputs ..., outputs ...), the first `num_inputs` axes summed over; theirs (outputs, inputs)."""
-
-    def to_theirs(ours: Arrays) -> np.ndarray:
-        (kernel,) = ours
-        return kernel.reshape(math.prod(kernel.shape[:num_inputs]), -1).T
-
-    def to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
-        (shape,) = shapes
-        expect(theirs, (math.prod(shape[num_inputs:]), math.prod(shape[:num_inputs])))
-        return (theirs.T.reshape(shape),)
-
-    return Layout(to_theirs, to_ours)
-
-
 def reshaped(*leading: int) -> Layout:
     """The same numbers in the same order; theirs is flat behind `leading` axes of the given sizes (all of them 1)."""
 
@@ -54,15 +39,15 @@ def reshaped(*leading: int) -> Layout:
     return Layout(to_theirs, to_ours)
 
 
-def _flat_to_theirs(ours: Arrays) -> np.ndarray:
-    (array,) = ours
-    return array.reshape(-1)
+def _linear_to_theirs(ours: Arrays) -> np.ndarray:
+    (kernel,) = ours
+    return kernel.T
 
 
-def _flat_to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
-    (shape,) = shapes
-    expect(theirs, (math.prod(shape),))
-    return (theirs.reshape(shape),)
+def _linear_to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
+    ((inputs, outputs),) = shapes
+    expect(theirs, (outputs, inputs))
+    return (theirs.T,)
 
 
 def _patches_to_theirs(ours: Arrays) -> np.ndarray:
@@ -91,16 +76,31 @@ def _convolution_to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Array
 
 SAME = reshaped()
 """The same shape: norms, position tables, projections that both sides multiply from the right."""
-FLAT = Layout(_flat_to_theirs, _flat_to_ours)
-"""Ours with an axis of heads, theirs flat: the biases of queries, keys and values."""
-LINEAR = linear()
-"""One input axis, any output axes: `up`, `down`, `query`."""
-FROM_HEADS = linear(num_inputs=2)
-"""Two input axes, heads and their dimension: `out`."""
+LINEAR = Layout(_linear_to_theirs, _linear_to_ours)
+"""Ours (inputs, outputs); theirs (outputs, inputs)."""
 PATCHES = Layout(_patches_to_theirs, _patches_to_ours)
 """Ours (y x c, d), of square patches of three colours; theirs the convolution kernel (d, c, y, x)."""
 CONVOLUTION = Layout(_convolution_to_theirs, _convolution_to_ours)
 """Ours (y, x, inputs, outputs); theirs (outputs, inputs, y, x)."""
+
+
+def with_heads(num_heads: int, num_behind: int = 0) -> Layout:
+    """Ours has heads side by side along one axis, `num_behind` before the last; theirs has two, as Flax has them."""
+
+    def split(shape: Shape) -> Shape:
+        axis = len(shape) - 1 - num_behind
+        return (*shape[:axis], num_heads, shape[axis] // num_heads, *shape[axis + 1 :])
+
+    def to_theirs(ours: Arrays) -> np.ndarray:
+        (array,) = ours
+        return array.reshape(split(array.shape))
+
+    def to_ours(theirs: np.ndarray, shapes: tuple[Shape, ...]) -> Arrays:
+        (shape,) = shapes
+        expect(theirs, split(shape))
+        return (theirs.reshape(shape),)
+
+    return Layout(to_theirs, to_ours)
 
 
 def flattened_patches() -> Layout:

@@ -49,14 +49,14 @@ class Attention(Module):
         init: Initializer | None = None,
     ):
         keys = jax.random.split(key, 6)
-        head_dim = (inner_width or width) // num_heads
-        inward, outward = (width, num_heads, head_dim), (num_heads, head_dim, width)
-        from_source = (source_width or width, num_heads, head_dim)
-        self.dropout_rate = dropout_rate
-        self.query = Linear(keys[0], "dnh", inward, init=init)
-        self.key = Linear(keys[1], "dnh", from_source, init=init)
-        self.value = Linear(keys[2], "dnh", from_source, init=init)
-        self.out = Linear(keys[3], "nhd", outward, num_inputs=2, init=init)
+        inner = inner_width or width
+        head_dim = inner // num_heads
+        self.num_heads, self.dropout_rate = num_heads, dropout_rate
+        linear = functools.partial(Linear, heads=num_heads, init=init)
+        self.query = linear(keys[0], "dn", (width, inner))
+        self.key = linear(keys[1], "dn", (source_width or width, inner))
+        self.value = linear(keys[2], "dn", (source_width or width, inner))
+        self.out = linear(keys[3], "nd", (inner, width))
         self.query_norm = LayerNorm(keys[4], head_dim, dims="h", eps=norm_eps) if qk_norm else None
         self.key_norm = LayerNorm(keys[5], head_dim, dims="h", eps=norm_eps) if qk_norm else None
 
@@ -70,35 +70,50 @@ class Attention(Module):
         source = x if source is None else source
         if self._fits_kernel(x, source, mask, key):
             return self.out(self._attend_in_kernel(x, source, mask))
-        queries, keys, values = self.query(x), self.key(source), self.value(source)
+        return self.out(_side_by_side(self._attend_in_products(x, source, mask, key)))
+
+    def _attend_in_products(self, x: Array, source: Array, mask: Array | None, key: Key | None) -> Array:
+        """What each query reads (b, t, n, h)."""
+        projected = self.query(x), self.key(source), self.value(source)
+        queries, keys, values = (_apart(side, self.num_heads) for side in projected)
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         drops = key is not None and self.dropout_rate > 0
         if not drops and _gains_by_halves(queries, keys):
-            return self.out(_attend_in_halves(queries, keys, values, mask))
+            return _attend_in_halves(queries, keys, values, mask)
         drop = functools.partial(dropout, rate=self.dropout_rate, key=key, dims="bnts")
-        return self.out(_attend(queries, keys, values, mask, drop))
+        return _attend(queries, keys, values, mask, drop)
 
     def _fits_kernel(self, x: Array, source: Array, mask: Array | None, key: Key | None) -> bool:
         """Whether one kernel does it: see `short_attention`."""
         drops = key is not None and self.dropout_rate > 0
         if drops or self.query_norm is not None:
             return False
-        num_heads, head_dim = self.query.kernel.shape[-2:]
-        return short_attention.fits(x, source, mask, num_heads, head_dim)
+        return short_attention.fits(x, source, mask, self.num_heads, self._head_dim)
 
     def _attend_in_kernel(self, x: Array, source: Array, mask: Array | None) -> Array:
-        """What each query reads (b, t, n, h): one product for all that comes of one input, then the kernel."""
+        """What each query reads (b, t, n * h): one product for all that comes of one input, then the kernel."""
         by_input = [(x, [self.query]), (source, [self.key, self.value])]
         if source is x:
             by_input = [(x, [self.query, self.key, self.value])]
         with jax.named_scope("query_key_value"):
             pairs = [joined(linears, rows) for rows, linears in by_input]
         sides, biases = zip(*pairs, strict=True)
-        num_heads, head_dim = self.query.kernel.shape[-2:]
-        read = short_attention.attend(sides, biases, mask, head_dim)
-        read = read.reshape(*x.shape[:2], num_heads, head_dim, out_sharding=rules.spec("btnh"))
-        return checkpoint_name(read, ATTENDED)
+        return checkpoint_name(short_attention.attend(sides, biases, mask, self._head_dim), ATTENDED)
+
+    @property
+    def _head_dim(self) -> int:
+        return self.query.kernel.shape[-1] // self.num_heads
+
+
+def _apart(x: Array, num_heads: int) -> Array:
+    """Heads side by side (b, t, n * h) -> each for itself (b, t, n, h)."""
+    return x.reshape(*x.shape[:2], num_heads, -1, out_sharding=rules.spec("btnh"))
+
+
+def _side_by_side(x: Array) -> Array:
+    """Each head for itself (b, t, n, h) -> side by side (b, t, n * h)."""
+    return x.reshape(*x.shape[:2], -1, out_sharding=rules.spec("btn"))
 
 
 def _attend(

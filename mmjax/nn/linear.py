@@ -1,7 +1,6 @@
 """The affine layer, its axes named by letters."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from mmjax.nn.module import Module
@@ -26,64 +24,47 @@ PRODUCT, WIDE_PRODUCT = "product", "wide_product"
 
 
 class Linear(Module):
-    """y = x W + b, where W has axes `dims`, of which the first `num_inputs` are summed over.
+    """y = x W + b, where W (inputs, outputs) has the axes `dims`; by default it starts as in Glorot & Bengio, 2010,
+    eq. 16.
 
-    `Linear(key, "dnh", (width, heads, head_dim))` maps (b, t, d) to (b, t, n, h).
+    Heads lie side by side along an axis `n`, and `heads` says how many there are: an axis of their own, of 64 or 72
+    numbers, would leave half of a TPU's registers empty wherever the matrix is updated.
     """
 
     def __init__(
         self,
         key: Key,
         dims: str,
-        shape: tuple[int, ...],
+        shape: tuple[int, int],
         *,
-        num_inputs: int = 1,
+        heads: int | None = None,
         bias: bool = True,
         init: Initializer | None = None,
     ):
-        self.dims, self.num_inputs = dims, num_inputs
-        self.kernel = parameter(key, dims, shape, init or glorot_uniform(num_inputs))
-        self.bias = parameter(key, dims[num_inputs:], shape[num_inputs:], initializers.zeros) if bias else None
+        self.dims = dims
+        self.kernel = parameter(key, dims, shape, init or initializers.xavier_uniform(), heads=heads)
+        self.bias = parameter(key, dims[1], shape[1:], initializers.zeros, heads=heads) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        """x (b, ..., inputs), in whose dtype it computes -> the same with outputs for inputs."""
-        num_leading, outputs = x.ndim - self.num_inputs, self.dims[self.num_inputs :]
-        # Several inputs or outputs become one, as only the first of them may be split over the mesh.
-        axes = Axes("bt"[:num_leading], self.dims[0], outputs[0])
-        x = x.reshape(*x.shape[:num_leading], -1, out_sharding=rules.spec(axes.leading + axes.input))
-        matrix, bias = self.matrix(x.dtype), self.flat_bias(x.dtype)
-        y = _affine(axes, x, matrix, bias, _name(matrix))
-        output_shape = self.kernel.shape[-len(outputs) :]
-        return y.reshape(*x.shape[:-1], *output_shape, out_sharding=rules.spec(axes.leading + outputs))
+        """x (b, ..., inputs), in whose dtype it computes -> (b, ..., outputs)."""
+        axes = Axes("bt"[: x.ndim - 1], *self.dims)
+        matrix, bias = weight(self.kernel, x.dtype), self.bias_as(x.dtype)
+        return _affine(axes, x, matrix, bias, _name(matrix))
 
-    def matrix(self, dtype: DTypeLike) -> Array:
-        """The weights as a matrix (inputs, outputs), ready for use."""
-        return rules.gather(self.stored_matrix(dtype), self.dims[0] + self.dims[self.num_inputs])
-
-    def stored_matrix(self, dtype: DTypeLike) -> Array:
-        """The weights as a matrix (inputs, outputs), of which each device has what it stores."""
-        kernel = self.kernel[...].astype(dtype)
-        num_inputs = math.prod(kernel.shape[: self.num_inputs])
-        split = rules.spec_of(kernel)
-        kept = None if split is None else PartitionSpec(split[0], split[self.num_inputs])
-        return jnp.reshape(kernel, (num_inputs, -1), out_sharding=kept)
-
-    def flat_bias(self, dtype: DTypeLike) -> Array | None:
+    def bias_as(self, dtype: DTypeLike) -> Array | None:
         """The bias (outputs,), ready for use, where there is one."""
-        if self.bias is None:
-            return None
-        return jnp.reshape(weight(self.bias, dtype), -1, out_sharding=rules.spec(self.dims[self.num_inputs]))
+        return None if self.bias is None else weight(self.bias, dtype)
 
 
 def joined(linears: Sequence[Linear], x: Array) -> tuple[Array, Array]:
-    """What several layers with biases and axes `dnh` make of x (b, t, d), by one product -> (b, t, m), biases (m,).
+    """What several layers with biases and axes `dn` make of x (b, t, d), by one product -> (b, t, m), biases (m,).
 
     Their outputs lie side by side: on each device the part that it holds of the first, then that of the second. The
     biases are added as constants: whoever asks for their gradients computes them from the second result.
     """
     axes = Axes("bt", "d", "n")
-    matrices = [rules.split_over_tensor(linear.stored_matrix(x.dtype), "dn") for linear in linears]
-    biases = [bias for linear in linears if (bias := linear.flat_bias(x.dtype)) is not None]
+    matrices = [rules.split_over_tensor(linear.kernel[...].astype(x.dtype), "dn") for linear in linears]
+    biases = [bias for linear in linears if (bias := linear.bias_as(x.dtype)) is not None]
     assert len(biases) == len(linears)
     # Joined before they are fetched: one fetch in place of several, and each device joins what it stores alone.
     matrix, bias = rules.gather(_side_by_side(matrices), "dn"), _side_by_side(biases)
@@ -178,13 +159,3 @@ def is_aligned(x: Array) -> bool:
     All positions of all examples are then the rows of one matrix as they lie.
     """
     return x.ndim == 3 and x.shape[1] % SUBLANES == 0 and rules.runs_on_tpu()
-
-
-def glorot_uniform(num_inputs: int) -> Initializer:
-    """Uniform in +-sqrt(6 / (inputs + outputs)) over the flattened axes (Glorot & Bengio, 2010, eq. 16)."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        fans = math.prod(shape[:num_inputs]), math.prod(shape[num_inputs:])
-        return initializers.xavier_uniform()(key, fans, dtype).reshape(shape)
-
-    return init

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from mmjax.parallel import rules
@@ -22,12 +24,19 @@ copies of BERT, and the vision-language models made of them, draw from one that 
 
 
 def parameter(
-    key: Key, dims: str, shape: tuple[int, ...], init: Initializer, *, rows: int | None = None
+    key: Key,
+    dims: str,
+    shape: tuple[int, ...],
+    init: Initializer,
+    *,
+    rows: int | None = None,
+    heads: int | None = None,
 ) -> nnx.Param[Array]:
     """A float32 parameter of `shape` whose axes are the letters `dims`, drawn by `init(key, shape, dtype)`.
 
     `rows` says how many leading rows mean anything: those after it are storage padding, which start at zero, never
-    reach a result, and so keep a zero gradient.
+    reach a result, and so keep a zero gradient. `heads` says how many heads lie side by side along an axis `n`: the
+    mesh splits them from each other, and none in itself.
 
     Raises:
         ValueError: `dims` and `shape` differ in length.
@@ -37,7 +46,7 @@ def parameter(
     value = init(key, shape, PARAM_DTYPE)
     if rows is not None:
         value = value.at[rows:].set(0.0)
-    return nnx.Param(value, dims=dims, rows=rows)
+    return nnx.Param(value, dims=dims, rows=rows, heads=heads)
 
 
 def statistic(dims: str, shape: tuple[int, ...], value: float) -> nnx.Param[Array]:
@@ -53,6 +62,15 @@ def dims_of(param: nnx.Variable) -> str:
     """The letters of `param` as it is stored: those of one layer, with `l` in front of them in a stack."""
     dims: str = param.get_metadata("dims")
     return "l" * (param.ndim - len(dims)) + dims
+
+
+def storage_spec_of(param: nnx.Variable, mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """How `param` is stored on `mesh`.
+
+    Raises:
+        UserError: a dimension does not divide by the `tensor` axis.
+    """
+    return rules.storage_spec(dims_of(param), param.shape, mesh, heads=param.get_metadata("heads", None))
 
 
 def weight(param: nnx.Param[Array], dtype: DTypeLike) -> Array:

@@ -10,7 +10,7 @@ from jax.nn import initializers
 
 from mmjax.nn import short_attention
 from mmjax.nn.attention import source_mask
-from mmjax.nn.linear import Linear
+from mmjax.nn.linear import Linear, rows_of
 from mmjax.nn.mlp import MLP, Activation
 from mmjax.nn.module import Module
 from mmjax.nn.norm import LayerNorm
@@ -54,17 +54,34 @@ class ProbeAttention(Module):
 
     def __init__(self, key: Key, width: int, num_heads: int):
         keys = jax.random.split(key, 4)
-        heads = num_heads, width // num_heads
-        self.query, self.key, self.value = (Linear(keys[place], "dnh", (width, *heads)) for place in range(3))
-        self.out = Linear(keys[3], "nhd", (*heads, width), num_inputs=2)
+        linear = functools.partial(Linear, heads=num_heads)
+        self.num_heads = num_heads
+        self.query, self.key, self.value = (linear(keys[place], "dn", (width, width)) for place in range(3))
+        self.out = linear(keys[3], "nd", (width, width))
 
     def __call__(self, query: Array, x: Array, mask: Array | None = None) -> Array:
         """query (d,), x (b, t, d) -> (b, d); `mask` (b, t) is True for the positions that may be seen."""
-        assert self.value.bias is not None
         seen = None if mask is None else source_mask(mask)
-        read = self._read(self._directions(query), x, seen)
-        values = jnp.einsum("bnd,dnh->bnh", read, weight(self.value.kernel, x.dtype), out_sharding=rules.spec("bnh"))
-        return self.out(values + weight(self.value.bias, x.dtype))
+        return self.out(self._values(self._read(self._directions(query), x, seen)))
+
+    def _values(self, read: Array) -> Array:
+        """V_n^T of what head n has read -> (b, n * h); on TPU, read (b, n, d) may have more rows than heads."""
+        kernel, bias = weight(self.value.kernel, read.dtype), self.value.bias_as(read.dtype)
+        assert bias is not None
+        if rules.runs_on_tpu():
+            # The values of all heads of each row, of which each keeps its own: a product of two matrices as they lie,
+            # where head by head both are turned around.
+            rows = jnp.einsum("bi,io->bo", rows_of(read, "d"), kernel, out_sharding=rules.spec("bn"))
+            rows = rows.reshape(*read.shape[:2], -1, out_sharding=rules.spec("bon"))
+            return jnp.sum(jnp.where(self._own(read.shape[1]), rows, 0), axis=1) + bias
+        by_head = jnp.reshape(kernel, (len(kernel), self.num_heads, -1), out_sharding=rules.spec("dnh"))
+        values = jnp.einsum("bnd,dnh->bnh", read, by_head, out_sharding=rules.spec("bnh"))
+        return values.reshape(len(values), -1, out_sharding=rules.spec("bn")) + bias
+
+    def _own(self, num_rows: int) -> np.ndarray:
+        """Bool (rows, n * h): which numbers, of heads side by side, are of the head of that row."""
+        head_dim = self.query.kernel.shape[-1] // self.num_heads
+        return np.repeat(np.eye(num_rows, self.num_heads, dtype=bool), head_dim, axis=1)
 
     def _directions(self, query: Array) -> Array:
         """K_n q_n / sqrt(h) of each head, float32 (n, d): what positions are multiplied with.
@@ -72,17 +89,17 @@ class ProbeAttention(Module):
         For products of matrices, which a TPU has a unit for, row n holds the queries of all heads, then those of the
         others are zeros.
         """
-        num_heads, head_dim = self.query.kernel.shape[-2:]
-        to_queries, to_keys = (side.matrix(query.dtype) for side in (self.query, self.key))
-        bias, own = self.query.flat_bias(query.dtype), np.repeat(np.eye(num_heads, dtype=bool), head_dim, axis=1)
+        head_dim = len(query) // self.num_heads
+        to_queries, to_keys = (weight(side.kernel, query.dtype) for side in (self.query, self.key))
+        bias, own = self.query.bias_as(query.dtype), self._own(self.num_heads)
         assert bias is not None
-        rows = jnp.broadcast_to(query, (num_heads, len(query)))
+        rows = jnp.broadcast_to(query, (self.num_heads, len(query)))
         queries = jnp.where(own, jnp.einsum("ri,io->ro", rows, to_queries, out_sharding=rules.spec("on")) + bias, 0)
         product = functools.partial(jnp.einsum, "ro,io->ri", preferred_element_type=jnp.float32)
         return product(queries, to_keys, out_sharding=rules.spec("od")) / math.sqrt(head_dim)
 
     def _read(self, directions: Array, x: Array, mask: Array | None) -> Array:
-        """The sum of x with the shares of each head -> (b, n, d)."""
+        """The sum of x with the shares of each head -> (b, n, d), with the kernel in whole tiles of rows."""
         if short_attention.fits(x, x, mask, 1, x.shape[-1], letter="d"):
             return _read_in_kernel(directions, x, mask)
         scores = jnp.einsum("btd,nd->bnt", x, directions.astype(x.dtype), out_sharding=rules.spec("bot"))
@@ -99,7 +116,7 @@ def _read_in_kernel(directions: Array, x: Array, mask: Array | None) -> Array:
     scaled = (directions * math.sqrt(width)).astype(x.dtype)
     rows = jnp.pad(scaled, ((0, -num_heads % TILE_ROWS), (0, 0)))
     queries = jnp.broadcast_to(rows, (len(x), *rows.shape), out_sharding=rules.spec("btd"))
-    return short_attention.attend((queries, x), (), mask, width, letter="d")[:, :num_heads]
+    return short_attention.attend((queries, x), (), mask, width, letter="d")
 
 
 class ConcatPool(Module):
@@ -107,12 +124,12 @@ class ConcatPool(Module):
     a fully connected layer."""
 
     def __init__(self, key: Key, num_tokens: int, width: int):
-        init = initializers.lecun_normal(in_axis=(0, 1))
-        self.projection = Linear(key, "tde", (num_tokens, width, width), num_inputs=2, init=init)
+        shape = (num_tokens * width, width)
+        self.projection = Linear(key, "de", shape, init=initializers.lecun_normal())
 
     def __call__(self, x: Array) -> Array:
         """x (b, t, d) -> (b, d)."""
-        return self.projection(x)
+        return self.projection(x.reshape(len(x), -1, out_sharding=rules.spec("bd")))
 
 
 def take_position(x: Array, position: Array | int) -> Array:

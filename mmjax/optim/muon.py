@@ -1,4 +1,4 @@
-"""Muon for parameters that hold several matrices: stacked layers, attention heads."""
+"""Muon for parameters that hold several matrices: stacked layers."""
 
 import math
 import re
@@ -19,14 +19,13 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True)
 class Matrix:
-    """Parameters that are matrices: their last `num_in + num_out` axes; axes before them are separate matrices.
+    """Parameters that are matrices: their last `num_in + 1` axes; axes before them are separate matrices.
 
     Counting from the end makes one entry right for a single layer and for a stack with a leading `l` axis.
     """
 
     pattern: str
     num_in: int = 1
-    num_out: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class MuonConfig:
     newton_schulz_steps: int = 5
     update_rms: float = 0.2
     matrices: tuple[Matrix, ...] = (
-        Matrix(r".*/attention/(query|key|value)/kernel", num_out=2),
-        Matrix(r".*/attention/out/kernel", num_in=2),
+        Matrix(r".*/attention/(query|key|value|out)/kernel"),
         Matrix(r".*/mlp/(up|down)/kernel"),
     )
 
@@ -87,9 +85,8 @@ def dimension_numbers(config: MuonConfig, path: str, ndim: int) -> optax.contrib
     """Which axes of the parameter at `path` are inputs and outputs of a matrix; None where it is no matrix."""
     for matrix in config.matrices:
         if re.fullmatch(matrix.pattern, path):
-            middle = ndim - matrix.num_out
-            inputs = tuple(range(middle - matrix.num_in, middle))
-            return optax.contrib.MuonDimensionNumbers(inputs, tuple(range(middle, ndim)))
+            inputs = tuple(range(ndim - 1 - matrix.num_in, ndim - 1))
+            return optax.contrib.MuonDimensionNumbers(inputs, (ndim - 1,))
     return None
 
 

@@ -46,12 +46,14 @@ def spec(dims: str) -> PartitionSpec | None:
     return _spec(dims, COMPUTE_RULES)
 
 
-def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+def storage_spec(
+    dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, *, heads: int | None = None
+) -> PartitionSpec:
     """The spec under which a parameter of `shape` is stored and updated.
 
     A width that `fsdp` does not divide is stored whole: that costs memory and is never wrong. So is a vector of that
     width: fetching it would be a collective for a few kilobytes. What `tensor` does not divide would change the
-    computation, and is refused.
+    computation, and is refused; along an axis `n` of `heads` heads side by side that is their number.
 
     Raises:
         UserError: a dimension does not divide by the `tensor` axis.
@@ -59,8 +61,9 @@ def storage_spec(dims: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> 
     entries = []
     for letter, size in zip(dims, shape, strict=True):
         axis = STORAGE_RULES.get(letter)
-        if axis == TENSOR_AXIS and size % mesh.shape[TENSOR_AXIS]:
-            raise UserError(tensor_error(letter, size, mesh.shape[TENSOR_AXIS]))
+        num_parts = heads if letter == "n" and heads is not None else size
+        if axis == TENSOR_AXIS and num_parts % mesh.shape[TENSOR_AXIS]:
+            raise UserError(tensor_error(letter, num_parts, mesh.shape[TENSOR_AXIS]))
         is_whole = size % mesh.shape["fsdp"] != 0 or dims.removeprefix("l") == letter
         entries.append(None if axis == "fsdp" and is_whole else axis)
     return PartitionSpec(*entries)

@@ -40,6 +40,7 @@ class Compiled(NamedTuple):
     text: str
     peak_bytes: int | None
     compile_secs: float
+    """Of the compiler alone: tracing and lowering, a second or two, are done before it starts."""
     missing: "TooLarge | None"
 
 
@@ -106,9 +107,10 @@ def make_plan(
 
 def compile_step(traced: Traced) -> Compiled:
     """The training step, lowered and compiled under the mesh that is set."""
+    lowered = traced.step.lower(traced.abstract_state, traced.batch_spec)
     start = time.perf_counter()
     try:
-        compiled = traced.step.lower(traced.abstract_state, traced.batch_spec).compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         # The fast memory of a core can be too small for a kernel: that is a bug, and not the config's.
         if "RESOURCE_EXHAUSTED" not in str(error) or "memory space vmem" in str(error):

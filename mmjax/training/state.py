@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mmjax.nn.parameter import dims_of
+from mmjax.nn.parameter import storage_spec_of
 from mmjax.objectives.base import Objective, ObjectiveState
-from mmjax.parallel import rules
 from mmjax.types import Array, BatchSpec, Key, Params
 
 
@@ -49,7 +48,7 @@ def model_spec(build: Callable[[Key], nnx.Module], mesh: jax.sharding.Mesh) -> M
     """
     graphdef, variables = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
     specs = jax.tree.map(
-        lambda variable: rules.storage_spec(dims_of(variable), variable.shape, mesh),
+        lambda variable: storage_spec_of(variable, mesh),
         variables,
         is_leaf=lambda x: isinstance(x, nnx.Variable),
     )

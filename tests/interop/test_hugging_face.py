@@ -141,7 +141,7 @@ def test_every_number_lies_where_a_conversion_by_hand_puts_it(make, by_hand, tmp
     state = {name: weight.detach().numpy() for name, weight in theirs.named_parameters()}
     with opened(f"hf:{torch_models.saved(theirs, tmp_path)}") as foreign:
         found = dict(parameters(foreign))
-    expected = paths.leaves(by_hand(state, num_heads=4))
+    expected = paths.leaves(by_hand(state))
     assert set(found) == set(expected)
     assert [path for path in found if not np.array_equal(found[path], expected[path])] == []
 

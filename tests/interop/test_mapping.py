@@ -7,7 +7,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.interop import layouts
-from mmjax.interop.layouts import CONVOLUTION, FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, Layout
+from mmjax.interop.layouts import CONVOLUTION, LINEAR, PATCHES, SAME, Layout
 from mmjax.interop.mapping import Ignored, Row, to_ours, to_theirs, without_ignored
 
 TABLE = (
@@ -15,7 +15,7 @@ TABLE = (
     Row("scale", "norm.weight", SAME),
 )
 OURS = {
-    "blocks/query/kernel": np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2),
+    "blocks/query/kernel": np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 4),
     "scale": np.arange(3, dtype=np.float32),
 }
 SHAPES = {path: array.shape for path, array in OURS.items()}
@@ -24,7 +24,7 @@ SHAPES = {path: array.shape for path, array in OURS.items()}
 def test_layers_are_rows_of_a_stack():
     theirs = dict(to_theirs(TABLE, OURS))
     assert set(theirs) == {"layers.0.q.weight", "layers.1.q.weight", "norm.weight"}
-    assert np.array_equal(theirs["layers.1.q.weight"], OURS["blocks/query/kernel"][1].reshape(3, 4).T)
+    assert np.array_equal(theirs["layers.1.q.weight"], OURS["blocks/query/kernel"][1].T)
     back = dict(to_ours(TABLE, theirs, SHAPES))
     assert all(np.array_equal(back[path], OURS[path]) for path in OURS)
 
@@ -92,18 +92,18 @@ def test_what_is_ignored_has_a_reason():
 @pytest.mark.parametrize(
     ("layout", "shapes", "theirs"),
     [
-        pytest.param(LINEAR, [(6, 2, 3)], (6, 6), id="linear"),
-        pytest.param(LINEAR, [(5, 4)], (4, 5), id="linear-odd"),
-        pytest.param(FROM_HEADS, [(2, 3, 5)], (5, 6), id="from-heads"),
-        pytest.param(FLAT, [(2, 3)], (6,), id="flat"),
+        pytest.param(LINEAR, [(5, 4)], (4, 5), id="linear"),
+        pytest.param(layouts.with_heads(2), [(5, 6)], (5, 2, 3), id="flax-into-heads"),
+        pytest.param(layouts.with_heads(2), [(4, 5, 6)], (4, 5, 2, 3), id="flax-stack-into-heads"),
+        pytest.param(layouts.with_heads(2, num_behind=1), [(6, 5)], (2, 3, 5), id="flax-from-heads"),
         pytest.param(SAME, [()], (), id="scalar"),
         pytest.param(layouts.reshaped(1), [()], (1,), id="lifted-scalar"),
         pytest.param(layouts.reshaped(1, 1), [(4,)], (1, 1, 4), id="lifted"),
         pytest.param(PATCHES, [(7 * 7 * 3, 5)], (5, 3, 7, 7), id="patches"),
         pytest.param(layouts.flattened_patches(), [(7 * 7 * 3, 5)], (7, 7, 3, 5), id="flax-patches"),
         pytest.param(CONVOLUTION, [(3, 3, 4, 5)], (5, 4, 3, 3), id="convolution"),
-        pytest.param(layouts.fused(LINEAR), [(6, 2, 3)] * 3, (18, 6), id="fused"),
-        pytest.param(layouts.fused(FLAT), [(2, 3)] * 2, (12,), id="fused-bias"),
+        pytest.param(layouts.fused(LINEAR), [(6, 4)] * 3, (12, 6), id="fused"),
+        pytest.param(layouts.fused(SAME), [(6,)] * 2, (12,), id="fused-bias"),
     ],
 )
 def test_layouts_undo_themselves(layout: Layout, shapes, theirs):

@@ -272,13 +272,13 @@ def test_concatenation_is_the_formula() -> None:
     everything = np.ones(h_v.shape[:2], bool)
     mask = batch["text_mask"]
     joined = (
-        np.concatenate([h_w, attended(params["concat"]["text"], h_w, h_v, everything)], axis=-1),
-        np.concatenate([h_v, attended(params["concat"]["image"], h_v, h_w, mask)], axis=-1),
+        np.concatenate([h_w, attended(params["concat"]["text"], 2, h_w, h_v, everything)], axis=-1),
+        np.concatenate([h_v, attended(params["concat"]["image"], 2, h_v, h_w, mask)], axis=-1),
     )
     layer = jax.tree.map(lambda x: x[0], params["fusion"]["groups"][0]["layers"][0]["shared"])
     x = np.concatenate(joined, axis=1)
     seen = np.concatenate([mask, everything], axis=1)
-    x = normed(layer["attention_norm"], x + attended(layer["attention"], x, x, seen), 1e-12)
+    x = normed(layer["attention_norm"], x + attended(layer["attention"], wide.num_heads, x, x, seen), 1e-12)
     up = np.einsum("btd,df->btf", x, layer["mlp"]["up"]["kernel"]) + layer["mlp"]["up"]["bias"]
     gelu = up * np.vectorize(lambda u: (1 + math.erf(u / math.sqrt(2))) / 2)(up)
     down = np.einsum("btf,fd->btd", gelu, layer["mlp"]["down"]["kernel"]) + layer["mlp"]["down"]["bias"]

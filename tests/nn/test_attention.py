@@ -19,7 +19,7 @@ def reference(params, x, source, mask):
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     out = np.zeros(x.shape)
     for b in range(x.shape[0]):
-        for n in range(HEADS):
+        for n in np.split(np.arange(WIDTH), HEADS):
             q, k, v = (
                 rows[b] @ p[name]["kernel"][:, n] + p[name]["bias"][n]
                 for rows, name in ((x, "query"), (source, "key"), (source, "value"))
@@ -35,7 +35,7 @@ def test_attention_equals_the_reference(masked):
     x, source = rng.normal(size=(2, 3, WIDTH)), rng.normal(size=(2, 5, WIDTH))
     mask = rng.random((3, 5)) < 0.7 if masked else np.ones((3, 5), bool)
     attention = Attention(jax.random.key(0), WIDTH, HEADS)
-    attention.query.bias[...] = jnp.asarray(rng.normal(size=(HEADS, WIDTH // HEADS)))
+    attention.query.bias[...] = jnp.asarray(rng.normal(size=WIDTH))
     given = jnp.asarray(mask)[None, None] if masked else None
     ours = jax.jit(attention)(x.astype(np.float32), source.astype(np.float32), given)
     expected = reference(nnx.to_pure_dict(nnx.state(attention)), x, source, mask)

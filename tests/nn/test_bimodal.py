@@ -125,7 +125,7 @@ def test_co_attention_is_the_formula():
     for own, other in (("text", "image"), ("image", "text")):
         x, source = (getattr(streams, name).astype(np.float64) for name in (own, other))
         x_normed = normed(rows[own]["attention_norm"], x, 1e-6)
-        expected = x + attended(rows[own]["attention"], x_normed, source, getattr(masks, other))
+        expected = x + attended(rows[own]["attention"], CONNECTION.num_heads, x_normed, source, getattr(masks, other))
         assert above(relative_errors([getattr(found, own)], [expected]), LAYER) == {}
 
 

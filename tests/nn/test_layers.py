@@ -13,11 +13,12 @@ from mmjax.nn import positions
 from mmjax.nn.convolution import ConvUnit, convolve, max_pool
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norm import BatchNorm, LayerNorm, l2_normalise
-from mmjax.nn.parameter import num_parameters
+from mmjax.nn.parameter import num_parameters, storage_spec_of
 from mmjax.nn.pooling import ConcatPool, MapPool, ProbeAttention, masked_mean, take_position
 from mmjax.nn.stem import ConvStage, ConvStem, patches_of
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests.nn.formulas import affine, apart
 from tests.tolerances import LAYER, above, relative_errors
 
 
@@ -138,14 +139,12 @@ def test_a_probe_reads_what_keys_and_values_of_all_positions_give(masked):
     params = jax.tree.map(lambda leaf: random(*leaf.shape), nnx.to_pure_dict(nnx.state(attention)))
     nnx.update(attention, params)
     wide = jax.tree.map(np.float64, params)
-    queries = np.einsum("d,dnh->nh", np.float64(query), wide["query"]["kernel"]) + wide["query"]["bias"]
-    keys, values = (
-        np.einsum("btd,dnh->btnh", x, wide[side]["kernel"]) + wide[side]["bias"] for side in ("key", "value")
-    )
+    queries = apart(affine(wide["query"], np.float64(query)), 3)
+    keys, values = (apart(affine(wide[side], x), 3) for side in ("key", "value"))
     scores = np.einsum("nh,btnh->bnt", queries, keys) / math.sqrt(4)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * (1 if mask is None else mask[:, None])
     read = np.einsum("bnt,btnh->bnh", weights / weights.sum(axis=-1, keepdims=True), values)
-    expected = np.einsum("bnh,nhd->bd", read, wide["out"]["kernel"]) + wide["out"]["bias"]
+    expected = affine(wide["out"], read.reshape(2, -1))
     assert np.allclose(jax.jit(attention)(query, x, mask), expected, rtol=LAYER, atol=10 * LAYER)
 
 
@@ -247,17 +246,17 @@ def test_concat_pool_gives_each_place_its_own_matrix():
     pool = ConcatPool(jax.random.key(0), 3, 4)
     x = jnp.asarray(random(2, 3, 4))
     kernel = np.asarray(pool.projection.kernel[...], np.float64)
-    expected = sum(np.asarray(x[:, place], np.float64) @ kernel[place] for place in range(3))
+    expected = sum(np.asarray(x[:, place], np.float64) @ kernel[4 * place : 4 * (place + 1)] for place in range(3))
     assert np.allclose(pool(x), expected, atol=LAYER)
 
 
-def test_inputs_of_which_the_second_is_split_in_storage_are_read_in_their_order():
+def test_positions_side_by_side_that_are_split_in_storage_are_read_in_their_order():
     x, pool = jnp.asarray(random(4, 3, 8)), ConcatPool(jax.random.key(0), 3, 8)
     expected = pool(x)
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        place = rules.storage_spec("tde", (3, 8, 8), mesh)
-        assert place[1] == "fsdp"
+        place = storage_spec_of(pool.projection.kernel, mesh)
+        assert place[0] == "fsdp"
         stored = jax.device_put(pool.projection.kernel[...], jax.NamedSharding(mesh, place))
         pool.projection.kernel = pool.projection.kernel.replace(stored)
         spread = jax.device_put(x, rules.batch_sharding(mesh))

@@ -36,8 +36,8 @@ def test_letters_must_name_every_axis():
 
 def test_a_stack_puts_its_letter_in_front():
     blocks = nnx.eval_shape(lambda: stack.stacked(BlockConfig(8, 2, 16), 3, jax.random.key(0)))
-    assert dims_of(blocks.attention.query.kernel) == "ldnh"
-    assert blocks.attention.query.kernel.shape == (3, 8, 2, 4)
+    assert dims_of(blocks.attention.query.kernel) == "ldn"
+    assert blocks.attention.query.kernel.shape == (3, 8, 8)
     assert dims_of(blocks.mlp_norm.scale) == "ld"
 
 

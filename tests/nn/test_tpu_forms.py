@@ -14,6 +14,7 @@ from mmjax.models.vit import ViTConfig
 from mmjax.nn import short_attention
 from mmjax.nn.attention import Attention, source_mask
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.parameter import storage_spec_of
 from mmjax.nn.pooling import MapPool
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
@@ -109,7 +110,7 @@ def is_parameter(leaf):
 
 
 def as_stored(param, mesh):
-    place = rules.storage_spec(param.get_metadata("dims"), param.shape, mesh)
+    place = storage_spec_of(param, mesh)
     return param.replace(jax.device_put(param[...], jax.NamedSharding(mesh, place)))
 
 
@@ -159,7 +160,7 @@ def test_it_is_with_heads_split_over_devices_too(stored, with_kernel):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
-def test_a_probe_with_the_kernel_is_the_same(masked, sizes, with_kernel):
+def test_a_probe_with_the_kernel_is_the_same(masked, sizes, with_kernel, on_tpu):
     x = jnp.asarray(RNG.normal(size=(4, 8, 128)), jnp.float32)
     mask = jnp.arange(8)[None] < jnp.asarray([[3], [8], [5], [1]]) if masked else None
     graph, state = nnx.split(MapPool(jax.random.key(0), 128, 4, 8, activation="gelu"))
@@ -170,6 +171,7 @@ def test_a_probe_with_the_kernel_is_the_same(masked, sizes, with_kernel):
     gradients = jax.value_and_grad(pooled, (0, 1))
     plain = jax.jit(gradients)(nnx.to_pure_dict(state), x, mask)
     calls = with_kernel()
+    on_tpu()
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
         x, mask = (None if each is None else jax.device_put(each, rules.batch_sharding(mesh)) for each in (x, mask))

@@ -18,7 +18,7 @@ from mmjax.parallel.mesh import MeshConfig, make_mesh
 DIMS = {
     "image": {
         "blocks": {
-            "attention": {"query": {"kernel": "ldnh"}, "out": {"kernel": "lnhd"}},
+            "attention": {"query": {"kernel": "ldn"}, "out": {"kernel": "lnd"}},
             "mlp": {"up": {"kernel": "ldf"}},
         },
         "positions": "pd",

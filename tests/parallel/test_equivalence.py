@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from mmjax.losses import contrastive
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.resnet import ResNetConfig
-from mmjax.nn.parameter import dims_of
+from mmjax.nn.parameter import storage_spec_of
 from mmjax.nn.stem import ConvStem
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import MeshConfig, make_mesh
@@ -65,7 +65,7 @@ def host_params(name: str) -> Any:
 def stored_specs(config: DualEncoderConfig, mesh: Mesh) -> Any:
     state = nnx.state(nnx.eval_shape(lambda: build(config)))
     specs = jax.tree.map(
-        lambda param: rules.storage_spec(dims_of(param), param.shape, mesh),
+        lambda param: storage_spec_of(param, mesh),
         state,
         is_leaf=lambda node: isinstance(node, nnx.Variable),
     )
@@ -123,10 +123,10 @@ def test_every_parameter_is_stored_as_the_rules_say():
         "attention_norm": {"scale": P(None, None), "bias": P(None, None)},
         "attention": {
             **{
-                name: {"kernel": P(None, "fsdp", "tensor", None), "bias": P(None, "tensor", None)}
+                name: {"kernel": P(None, "fsdp", "tensor"), "bias": P(None, "tensor")}
                 for name in ("query", "key", "value")
             },
-            "out": {"kernel": P(None, "tensor", None, "fsdp"), "bias": P(None, None)},
+            "out": {"kernel": P(None, "tensor", "fsdp"), "bias": P(None, None)},
             "query_norm": {"scale": P(None, None), "bias": P(None, None)},
             "key_norm": {"scale": P(None, None), "bias": P(None, None)},
         },

@@ -72,7 +72,7 @@ def torch_results(model: Any, batch: dict[str, np.ndarray], params: Any) -> dict
         "text_embed": out.text_embeds.detach().numpy(),
         "logits": out.logits_per_image.detach().numpy(),
         "loss": out.loss.item(),
-        "grads": params(grads, num_heads=tiny.SIZE["num_heads"]),
+        "grads": params(grads),
     }
 
 
@@ -107,6 +107,6 @@ def test_outputs_loss_and_gradients_equal_those_of_torch(config, make_model, par
     batch = {name: tiny.batch(8)[name] for name in ("image", "text_ids", "text_mask")}
     state = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     theirs = torch_results(model, batch, params)
-    ours = our_results(config, params(state, num_heads=tiny.SIZE["num_heads"]), batch, kind)
+    ours = our_results(config, params(state), batch, kind)
     assert above(relative_errors(ours, theirs, zero=1e-5), MODEL) == {}
     assert model.num_parameters() == num_parameters(nnx.eval_shape(lambda: DualEncoder(config, jax.random.key(0))))

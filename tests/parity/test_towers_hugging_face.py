@@ -101,23 +101,14 @@ def run(build: Any, params: Tree, *inputs: np.ndarray) -> tuple[jax.Array, dict[
     return jax.jit(lambda params: nnx.merge(graph, params)(*map(jnp.asarray, inputs)))(params)
 
 
-def into_heads(layer: Tree) -> Tree:
-    heads = SIZE["num_heads"]
-    return {"kernel": layer["kernel"].reshape(SIZE["width"], heads, -1), "bias": layer["bias"].reshape(heads, -1)}
-
-
-def from_heads(layer: Tree) -> Tree:
-    return {"kernel": layer["kernel"].reshape(SIZE["num_heads"], -1, SIZE["width"]), "bias": layer["bias"]}
-
-
 def stacked(layers: list[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
 
 
 def block(state: StateDict, names: Names) -> Tree:
-    attention = {part: into_heads(linear(under(state, getattr(names, part)))) for part in ("query", "key", "value")}
+    attention = {part: linear(under(state, getattr(names, part))) for part in ("query", "key", "value")}
     return {
-        "attention": {**attention, "out": from_heads(linear(under(state, names.out)))},
+        "attention": {**attention, "out": linear(under(state, names.out))},
         "attention_norm": norm(under(state, names.attention_norm)),
         "mlp": {"up": linear(under(state, names.up)), "down": linear(under(state, names.down))},
         "mlp_norm": norm(under(state, names.mlp_norm)),

@@ -11,7 +11,7 @@ StateDict = dict[str, np.ndarray]
 Tree = dict[str, Any]
 
 
-def clip_params(state: StateDict, *, num_heads: int) -> Tree:
+def clip_params(state: StateDict) -> Tree:
     """The tree of `DualEncoder` from CLIP's weights."""
     vision = under(state, "vision_model")
     image = {
@@ -19,32 +19,32 @@ def clip_params(state: StateDict, *, num_heads: int) -> Tree:
         "class_token": vision["embeddings.class_embedding"],
         "positions": vision["embeddings.position_embedding.weight"],
         "embedding_norm": norm(under(vision, "pre_layrnorm")),
-        "blocks": blocks(under(vision, "encoder.layers"), num_heads),
+        "blocks": blocks(under(vision, "encoder.layers")),
         "final_norm": norm(under(vision, "post_layernorm")),
     }
     return {
         "image": image,
-        "text": _text(under(state, "text_model"), num_heads),
+        "text": _text(under(state, "text_model")),
         "image_projection": {"kernel": state["visual_projection.weight"].T},
         "text_projection": {"kernel": state["text_projection.weight"].T},
         "log_scale": state["logit_scale"],
     }
 
 
-def siglip_params(state: StateDict, *, num_heads: int) -> Tree:
+def siglip_params(state: StateDict) -> Tree:
     """The tree of `DualEncoder` from SigLIP's weights."""
     vision = under(state, "vision_model")
     kernel = _patch_kernel(vision["embeddings.patch_embedding.weight"])
     image = {
         "stem": {"projection": {"kernel": kernel, "bias": vision["embeddings.patch_embedding.bias"]}},
         "positions": vision["embeddings.position_embedding.weight"],
-        "blocks": blocks(under(vision, "encoder.layers"), num_heads),
+        "blocks": blocks(under(vision, "encoder.layers")),
         "final_norm": norm(under(vision, "post_layernorm")),
-        "pool": _map_pool(under(vision, "head"), num_heads),
+        "pool": _map_pool(under(vision, "head")),
     }
     return {
         "image": image,
-        "text": _text(under(state, "text_model"), num_heads),
+        "text": _text(under(state, "text_model")),
         "text_projection": linear(under(state, "text_model.head")),
         "log_scale": state["logit_scale"].reshape(()),
         "logit_bias": state["logit_bias"].reshape(()),
@@ -63,37 +63,37 @@ def norm(state: StateDict) -> Tree:
     return {"scale": state["weight"], "bias": state["bias"]}
 
 
-def blocks(layers: StateDict, num_heads: int) -> Tree:
+def blocks(layers: StateDict) -> Tree:
     """All layers, stacked on a leading axis."""
     depth = 1 + max(int(name.partition(".")[0]) for name in layers)
-    return _stacked([_block(under(layers, str(layer)), num_heads) for layer in range(depth)])
+    return _stacked([_block(under(layers, str(layer))) for layer in range(depth)])
 
 
-def _text(state: StateDict, num_heads: int) -> Tree:
+def _text(state: StateDict) -> Tree:
     return {
         "tokens": {"table": _padded(state["embeddings.token_embedding.weight"])},
         "positions": state["embeddings.position_embedding.weight"],
-        "blocks": blocks(under(state, "encoder.layers"), num_heads),
+        "blocks": blocks(under(state, "encoder.layers")),
         "final_norm": norm(under(state, "final_layer_norm")),
     }
 
 
-def _block(state: StateDict, num_heads: int) -> Tree:
+def _block(state: StateDict) -> Tree:
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
     layers = {ours: linear(under(state, f"self_attn.{name}")) for ours, name in names.items()}
-    out = _from_heads(linear(under(state, "self_attn.out_proj")), num_heads)
+    out = linear(under(state, "self_attn.out_proj"))
     return {
         "attention_norm": norm(under(state, "layer_norm1")),
-        "attention": {**{name: _into_heads(layer, num_heads) for name, layer in layers.items()}, "out": out},
+        "attention": {**layers, "out": out},
         "mlp_norm": norm(under(state, "layer_norm2")),
         "mlp": _mlp(under(state, "mlp")),
     }
 
 
-def _map_pool(state: StateDict, num_heads: int) -> Tree:
+def _map_pool(state: StateDict) -> Tree:
     joint = zip(*(np.split(state[f"attention.in_proj_{kind}"], 3) for kind in ("weight", "bias")), strict=True)
-    query, key, value = (_into_heads(linear({"weight": weight, "bias": bias}), num_heads) for weight, bias in joint)
-    out = _from_heads(linear(under(state, "attention.out_proj")), num_heads)
+    query, key, value = (linear({"weight": weight, "bias": bias}) for weight, bias in joint)
+    out = linear(under(state, "attention.out_proj"))
     return {
         "probe": state["probe"][0],
         "attention": {"query": query, "key": key, "value": value, "out": out},
@@ -104,16 +104,6 @@ def _map_pool(state: StateDict, num_heads: int) -> Tree:
 
 def _mlp(state: StateDict) -> Tree:
     return {"up": linear(under(state, "fc1")), "down": linear(under(state, "fc2"))}
-
-
-def _into_heads(layer: Tree, num_heads: int) -> Tree:
-    kernel, bias = layer["kernel"], layer["bias"]
-    return {"kernel": kernel.reshape(len(kernel), num_heads, -1), "bias": bias.reshape(num_heads, -1)}
-
-
-def _from_heads(layer: Tree, num_heads: int) -> Tree:
-    kernel = layer["kernel"]
-    return {"kernel": kernel.reshape(num_heads, -1, kernel.shape[-1]), "bias": layer["bias"]}
 
 
 def _patch_kernel(weight: np.ndarray) -> np.ndarray:

@@ -136,9 +136,8 @@ def _drawn(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.nd
     if path.endswith(("/scale", "/running_variance")):
         return np.float32(1 + 0.2 * np.abs(noise))
     if path.endswith("/kernel"):
-        heads = path.endswith(("attention/out/kernel", "concat/text/out/kernel", "concat/image/out/kernel"))
         layer = shape[1:] if "/groups/" in path else shape
-        num_inputs = math.prod(layer[: 2 if heads else -1 if "/tower/" in path else 1])
+        num_inputs = math.prod(layer[: -1 if "/tower/" in path else 1])
         return np.float32(noise / math.sqrt(num_inputs))
     return np.float32(0.1 * noise if path.endswith("/bias") else 0.5 * noise)
 

@@ -13,8 +13,6 @@ from mmjax.interop.fusion.trunk import Part, layers_of, text_input_rows, token_h
 from mmjax.interop.huggingface.bert import LAYER
 from mmjax.interop.huggingface.layers import POSITION_IDS, attention, linear, norm
 from mmjax.interop.layouts import (
-    FLAT,
-    FROM_HEADS,
     LINEAR,
     PATCHES,
     SAME,
@@ -41,8 +39,8 @@ TRAINING = Ignored(r".*_m\..*|image_queue|text_queue|queue_ptr", "training carri
 IMAGE_LAYER: Table = (
     *norm("attention_norm", "norm1"),
     Row(tuple(f"attention/{name}/kernel" for name in ("query", "key", "value")), "attn.qkv.weight", fused(LINEAR)),
-    Row(tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "attn.qkv.bias", fused(FLAT)),
-    *linear("attention/out", "attn.proj", FROM_HEADS),
+    Row(tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "attn.qkv.bias", fused(SAME)),
+    *linear("attention/out", "attn.proj"),
     *norm("mlp_norm", "norm2"),
     *linear("mlp/up", "mlp.fc1"),
     *linear("mlp/down", "mlp.fc2"),

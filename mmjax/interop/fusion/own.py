@@ -12,7 +12,7 @@ import numpy as np
 from mmjax import config as configs
 from mmjax.interop.formats import Format
 from mmjax.interop.fusion.files import Config, fusion_format
-from mmjax.interop.layouts import CONVOLUTION, FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, Layout, table
+from mmjax.interop.layouts import CONVOLUTION, LINEAR, PATCHES, SAME, Layout, table
 from mmjax.interop.mapping import LAYER, Row, Table
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.fusion.model import FusionConfig
@@ -36,9 +36,7 @@ TABLES = ("text/tokens/table", "token_head/bias")
 LAYOUTS = (
     (re.compile(r"image/tower/.*/kernel"), CONVOLUTION),
     (re.compile(r"image/stem/projection/kernel"), PATCHES),
-    (re.compile(r"(.*/attention|concat/text|concat/image)/out/kernel"), FROM_HEADS),
     (re.compile(r".*/kernel"), LINEAR),
-    (re.compile(r".*/bias"), FLAT),
     (re.compile(r".*"), SAME),
 )
 """The layout of any other parameter by its path; the first pattern that matches decides."""

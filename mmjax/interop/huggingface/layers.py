@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.interop.formats import choice, inverted
-from mmjax.interop.layouts import FLAT, FROM_HEADS, LINEAR, SAME, Layout, fused
+from mmjax.interop.layouts import LINEAR, SAME, Layout, fused
 from mmjax.interop.mapping import Ignored, Row, Table, placed
 from mmjax.nn.mlp import Activation
 
@@ -23,7 +23,7 @@ POSITION_IDS = Ignored(r"(.*\.)?position_ids", "they count from 0; older version
 
 def linear(ours: str, theirs: str, layout: Layout = LINEAR) -> Table:
     """Kernel and bias of a linear layer."""
-    return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias", FLAT)
+    return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias", SAME)
 
 
 def norm(ours: str, theirs: str) -> Table:
@@ -37,7 +37,7 @@ def attention(ours: str, query: str, key: str, value: str, out: str) -> Table:
         *linear(f"{ours}/query", query),
         *linear(f"{ours}/key", key),
         *linear(f"{ours}/value", value),
-        *linear(f"{ours}/out", out, FROM_HEADS),
+        *linear(f"{ours}/out", out),
     )
 
 
@@ -47,8 +47,8 @@ def fused_attention(ours: str, theirs: str) -> Table:
     biases = tuple(f"{ours}/{name}/bias" for name in ("query", "key", "value"))
     return (
         Row(kernels, f"{theirs}.in_proj_weight", fused(LINEAR)),
-        Row(biases, f"{theirs}.in_proj_bias", fused(FLAT)),
-        *linear(f"{ours}/out", f"{theirs}.out_proj", FROM_HEADS),
+        Row(biases, f"{theirs}.in_proj_bias", fused(SAME)),
+        *linear(f"{ours}/out", f"{theirs}.out_proj"),
     )
 
 

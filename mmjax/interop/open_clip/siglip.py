@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mmjax.errors import UserError
 from mmjax.interop.formats import choice
 from mmjax.interop.huggingface.layers import linear, norm
-from mmjax.interop.layouts import FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, fused, reshaped
+from mmjax.interop.layouts import LINEAR, PATCHES, SAME, fused, reshaped
 from mmjax.interop.mapping import Row, Table, placed
 from mmjax.interop.open_clip.towers import image_shape
 from mmjax.models.dual_encoder import Projection
@@ -56,8 +56,8 @@ TOWERS: dict[str, ViTConfig] = {
 LAYER: Table = (
     *norm("attention_norm", "norm1"),
     Row(tuple(f"attention/{name}/kernel" for name in ("query", "key", "value")), "attn.qkv.weight", fused(LINEAR)),
-    Row(tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "attn.qkv.bias", fused(FLAT)),
-    *linear("attention/out", "attn.proj", FROM_HEADS),
+    Row(tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "attn.qkv.bias", fused(SAME)),
+    *linear("attention/out", "attn.proj"),
     *norm("mlp_norm", "norm2"),
     *linear("mlp/up", "mlp.fc1"),
     *linear("mlp/down", "mlp.fc2"),
@@ -75,8 +75,8 @@ MAP_POOL: Table = (
     Row("probe", "latent", reshaped(1)),
     *linear("attention/query", "q"),
     Row(("attention/key/kernel", "attention/value/kernel"), "kv.weight", fused(LINEAR)),
-    Row(("attention/key/bias", "attention/value/bias"), "kv.bias", fused(FLAT)),
-    *linear("attention/out", "proj", FROM_HEADS),
+    Row(("attention/key/bias", "attention/value/bias"), "kv.bias", fused(SAME)),
+    *linear("attention/out", "proj"),
     *norm("norm", "norm"),
     *linear("mlp/up", "mlp.fc1"),
     *linear("mlp/down", "mlp.fc2"),

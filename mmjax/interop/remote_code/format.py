@@ -14,7 +14,7 @@ from mmjax import config as configs
 from mmjax.interop.formats import Files, Format, Spec
 from mmjax.interop.huggingface import images
 from mmjax.interop.huggingface.files import CONFIG, written_files
-from mmjax.interop.layouts import CONVOLUTION, FLAT, FROM_HEADS, LINEAR, PATCHES, SAME, Layout, table
+from mmjax.interop.layouts import CONVOLUTION, LINEAR, PATCHES, SAME, Layout, table
 from mmjax.interop.mapping import LAYER, Row, Table
 from mmjax.interop.shapes import parameter_shapes
 from mmjax.models.dual_encoder import DualEncoderConfig
@@ -41,9 +41,7 @@ NAMES = (
 
 LAYOUTS = (
     (re.compile(r"image/stem/kernel|.*/stages/.*/kernel"), CONVOLUTION),
-    (re.compile(r".*/(attention/out|pool/projection)/kernel"), FROM_HEADS),
     (re.compile(r".*/kernel"), LINEAR),
-    (re.compile(r".*/bias"), FLAT),
     (re.compile(r".*"), SAME),
 )
 """The layout of a parameter by its path; the first pattern that matches decides."""
