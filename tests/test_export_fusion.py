@@ -80,7 +80,11 @@ def test_a_model_starts_from_an_export(target: str, run: Path, folder: Path, tmp
     assert again.keys() == written.keys()
     # The scale and the temperature, its inverse, are turned into each other.
     assert above(relative_errors(again, written), LAYER) == {}
-    assert said[0].endswith("left out: nothing; born anew: nothing")
+    left_out = {
+        "mmjax": "nothing",
+        "reference": r"\d+ tensors \(training carries them from step to step\), .*position_ids",
+    }
+    assert re.search(f"left out: {left_out[target]}; born anew: nothing$", said[0]), said[0]
 
 
 def test_it_is_served(folder: Path) -> None:

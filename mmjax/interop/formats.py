@@ -16,6 +16,7 @@ from mmjax.interop.mapping import (
     Ignored,
     Table,
     copies_to_theirs,
+    rows_to_theirs,
     to_ours,
     to_theirs,
     without_copies,
@@ -56,6 +57,7 @@ class Format:
     ignored: tensors that an import leaves out.
     copies: tied tensors, see `Copy`.
     unused: rows of tensors that nothing of ours fills and no result depends on, but that the class wants to load.
+    again: rows of tensors that hold weights of ours a second time, as a teacher does from which training starts.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Format:
     ignored: tuple[Ignored, ...] = ()
     copies: tuple[Copy, ...] = ()
     unused: Callable[[Any], Table] = lambda model: ()
+    again: Callable[[Any], Table] = lambda model: ()
 
     def tensors(self, model: Any, weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """Every tensor of an export of `weights`, under its foreign name, one after the other.
@@ -78,6 +81,7 @@ class Format:
         table = self.table(model)
         yield from to_theirs((*table, *self.unused(model)), weights)
         yield from copies_to_theirs(table, self.copies, weights)
+        yield from rows_to_theirs(self.again(model), weights)
 
     def parameters(self, model: Any, tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """Every parameter of ours, from foreign `tensors`, one after the other.

@@ -35,6 +35,8 @@ from mmjax.types import Array, Params
 
 HEADS = re.compile(r"(image|text)/(pool|pooler)/.*|(image|text)_projection/.*|log_scale|logit_bias")
 """What `init.backbone_only` leaves as it was born: all that comes after the last layer norm."""
+FEW_NAMES = 8
+"""Of tensors that are left out for one reason: so many are named."""
 POOL_FIELDS = ("pool", "pooler")
 """May differ where the checkpoint is one tower: how its tokens are pooled is the config's to choose."""
 JOINT_FIELDS = ("embed_dim", "image_projection", "text_projection", "logit_bias")
@@ -291,8 +293,15 @@ def _account(foreign: Foreign, taken: Mapping[str, Array]) -> str:
     """What was taken of a checkpoint and what was not, in a line."""
     left = [path for path in shapes_of(foreign) if path not in taken]
     _, ignored = without_ignored(foreign.tensors, foreign.format.ignored)
-    named = ", ".join((*left, *ignored)) or "nothing"
+    named = ", ".join((*left, *_in_few_words(ignored))) or "nothing"
     return f"{foreign.source} ({foreign.format.name}): {len(taken)} parameters taken; left out: {named}"
+
+
+def _in_few_words(ignored: Mapping[str, str]) -> Iterator[str]:
+    """Names of tensors with the reason why each is left out: of a reason that many have, their number."""
+    for reason in dict.fromkeys(ignored.values()):
+        names = [name for name in ignored if ignored[name] == reason]
+        yield ", ".join(names) if len(names) <= FEW_NAMES else f"{len(names)} tensors ({reason})"
 
 
 def _like(leaf: Array, path: str, array: np.ndarray) -> Array:

@@ -93,6 +93,11 @@ def to_theirs(table: Table, ours: Mapping[str, np.ndarray]) -> Iterator[tuple[st
         UserError: a parameter has no row, or a row has no parameter.
     """
     check_ours(table, ours)
+    yield from rows_to_theirs(table, ours)
+
+
+def rows_to_theirs(table: Table, ours: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """`to_theirs` of rows that need not name every parameter, and may name one that others name too."""
     for row in table:
         # A function of its own lets go of one row's arrays before the next one's are read.
         yield from _row_to_theirs(row, ours)

@@ -146,7 +146,9 @@ def test_any_model_is_written_for_our_module_and_proven(name: str, tmp_path: Pat
 def test_a_rounded_temperature_is_the_one_that_is_exported(to: str, dtype: str, tmp_path: Path) -> None:
     exported = write_export(tmp_path / "out", trained(PUBLISHED["albef"], tmp_path), to, dtype)
     (prove_through_module if to == "reference" else lambda folder, _: prove.prove(folder))(tmp_path / "out", exported)
-    assert {str(array.dtype) for array in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
+    written = {str(array.dtype) for array in load_file(tmp_path / "out" / "model.safetensors").values()}
+    # What the authors' class carries beside weights counts in whole numbers.
+    assert written == {dtype} | ({"int64"} if to == "reference" else set())
 
 
 @pytest.mark.parametrize(

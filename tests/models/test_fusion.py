@@ -491,3 +491,28 @@ def test_the_layers_of_the_published_vilbert() -> None:
     connection = Layer(text="image", image="text", inner_width=1024, num_heads=8)
     assert model.towers.groups == (Group((trunks.TEXT,), 6),)
     assert model.fusion.groups == (Group((connection, trunks.EACH_ITS_OWN), 6),)
+
+
+def test_albef_is_written_as_its_class_starts_to_train() -> None:
+    """With a momentum copy of what has one, tied tensors too, queues of unit vectors, and position ids: all that the
+    authors' class asks for (its `load_state_dict(strict=True)` took it, by hand)."""
+    model = published.albef(SIZE, replace(SIZE, norm_eps=1e-6), WORDS, fusion_depth=1, image_side=8, patch_size=4)
+    params = {path: seeded.array(path, shape) for path, shape in parameter_shapes(model, "both").items()}
+    written = dict(ALBEF_FORMAT.tensors(model, params))
+    copied = {
+        name for name in written if name.split(".")[0] in ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
+    }
+    copies = {name: name.replace(".", "_m.", 1) for name in copied}
+    assert written.keys() - copied - set(copies.values()) == {
+        *("temp", "itm_head.weight", "itm_head.bias", "image_queue", "text_queue", "queue_ptr")
+    }
+    for name, copy in copies.items():
+        np.testing.assert_array_equal(written[copy], written[name], err_msg=name)
+    tied = {"text_encoder_m.cls.predictions.decoder.weight", "text_encoder_m.bert.embeddings.position_ids"}
+    assert tied <= set(copies.values())
+    for queue in (written["image_queue"], written["text_queue"]):
+        assert queue.shape == (model.embed_dim, 65536)
+        np.testing.assert_allclose(np.linalg.norm(queue, axis=0), 1, rtol=1e-5)
+    assert not np.array_equal(written["image_queue"], written["text_queue"])
+    assert written["queue_ptr"].tolist() == [0]
+    assert written["text_encoder.bert.embeddings.position_ids"].tolist() == [list(range(model.text.context_len))]

@@ -1,9 +1,12 @@
 """ALBEF under the names of its authors' `ALBEF` for pretraining (Li et al., 2021): timm's ViT and a BERT whose last
-layers have cross-attention. Momentum copies and queues are what training carries, and no part of an export, as position
-ids are none: their class for pretraining loads one with `strict=False`, and misses nothing but these."""
+layers have cross-attention. Momentum copies and queues are what training carries from step to step: an import leaves
+them out, an export has them as their class makes them where training starts, and so its class loads it with
+`strict=True`. The queues hold random directions of a fixed seed."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from mmjax.interop.layouts import (
     Arrays,
     Layout,
     Shape,
+    constant,
     expect,
     fused,
     reshaped,
@@ -34,7 +38,11 @@ TIED = (
     Copy(f"{TEXT}cls.predictions.decoder.weight", of=f"{TEXT}bert.embeddings.word_embeddings.weight", written=True),
     Copy(f"{TEXT}cls.predictions.decoder.bias", of=f"{TEXT}cls.predictions.bias", written=True),
 )
-TRAINING = Ignored(r".*_m\..*|image_queue|text_queue|queue_ptr", "training carries it from step to step")
+MOMENTUM = re.compile(r"(visual_encoder|text_encoder|vision_proj|text_proj)\.(.*)")
+"""Tensors of which training keeps a momentum copy."""
+QUEUE_LEN = 65536
+"""Of the queues that the authors' configs for pretraining ask for."""
+TRAINING = Ignored(r".*_m\..*|image_queue|text_queue|queue_ptr", "training carries them from step to step")
 
 IMAGE_LAYER: Table = (
     *norm("attention_norm", "norm1"),
@@ -96,6 +104,38 @@ def rows(model: FusionConfig) -> Table:
     )
 
 
+def momentum_rows(model: FusionConfig) -> Table:
+    """The copies that the authors' `copy_params` makes, tied tensors too."""
+    table = rows(model)
+    by_name = {row.theirs: row for row in table}
+    tied = (replace(by_name[copy.of], theirs=copy.theirs) for copy in TIED)
+    return tuple(
+        replace(row, theirs=MOMENTUM.sub(r"\1_m.\2", row.theirs))
+        for row in (*table, *tied)
+        if MOMENTUM.fullmatch(row.theirs)
+    )
+
+
+def carried_rows(model: FusionConfig) -> Table:
+    """What training carries beside weights: queues of embeddings, a place in them; and position ids."""
+    positions = constant(np.arange(model.text.context_len)[None])
+    return (
+        *(Row((), f"{name}_queue", _queue(model.embed_dim, seed)) for seed, name in enumerate(("image", "text"))),
+        Row((), "queue_ptr", constant(np.zeros(1, np.int64))),
+        *(Row((), f"text_encoder{copy}.bert.embeddings.position_ids", positions) for copy in ("", "_m")),
+    )
+
+
+def _queue(embed_dim: int, seed: int) -> Layout:
+    """Random directions, drawn when they are written: at the published size they are 64 MiB."""
+
+    def to_theirs(ours: Arrays) -> np.ndarray:
+        columns = np.random.default_rng(seed).standard_normal((embed_dim, QUEUE_LEN), np.float32)
+        return columns / np.linalg.norm(columns, axis=0)
+
+    return Layout(to_theirs, lambda theirs, shapes: ())
+
+
 def _parts(layer: Layer) -> Iterable[Part]:
     theirs = f"{TEXT}bert.encoder.layer.{{l}}."
     if layer.image == "image":
@@ -139,5 +179,14 @@ def write(model: FusionConfig) -> Config:
 
 
 ALBEF = fusion_format(
-    "ALBEF", "albef", write, read, rows, images=(PatchInputConfig,), ignored=(TRAINING, POSITION_IDS), copies=TIED
+    "ALBEF",
+    "albef",
+    write,
+    read,
+    rows,
+    images=(PatchInputConfig,),
+    ignored=(TRAINING, POSITION_IDS),
+    copies=TIED,
+    unused=carried_rows,
+    again=momentum_rows,
 )
